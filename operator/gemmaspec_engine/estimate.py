@@ -1,0 +1,413 @@
+"""Estimators that every K decision rests on: acceptance per position, step time per (batch, K), goodput.
+
+Pure and free of units of their own: the agent feeds them step by step, the operator window by window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+Key = Hashable
+
+DEFAULT_RATE = 0.7
+"""Acceptance assumed before anything is known: between the published 26B (.72) and prose (.5) figures."""
+
+
+def goodput(batch: int, accepted: float, step_ms: float) -> float:
+    """Expected tokens per second of a step: (requests + accepted drafts of all requests) / step time.
+
+    Source: SmartSpec/TurboSpec (arXiv 2406.14066), the product's own definition of what K pays.
+    """
+    return 1000.0 * (batch + accepted) / step_ms
+
+
+class _Request:
+    """What one request has shown: outcomes by accepted length, and the expectation drawn from them."""
+
+    __slots__ = ("due", "expected", "fail", "n", "reach", "spread")
+
+    def __init__(self, positions: int) -> None:
+        self.reach = [0.0] * (positions + 1)
+        self.fail = [0.0] * positions
+        self.n = 0.0
+        self.due = 1.0
+        self.expected: list[float] = []
+        self.spread: list[float] = []
+
+
+class Acceptance:
+    """Conditional acceptance a_j = P(draft j accepted | drafts before it accepted), per request.
+
+    Position j counts only where j - 1 was accepted and j was drafted, so the rates of steps with
+    different K can be pooled. Requests differ from each other: each one's rate is its own counts, shrunk
+    towards the population by `concentration` pseudo-drafts (beta-binomial). In turn a request's drafts
+    count ever less for the population, 1 / (1 + n / concentration)^2 for its n-th: the weight of a
+    cluster sample.
+
+    Args:
+        positions: largest K.
+        prior: conditional acceptance to start from, one per position.
+        prior_weight: pseudo-drafts behind `prior`.
+    """
+
+    CONCENTRATION = 16.0
+    CHAIN = 5.0
+    MEMORY = 100.0
+    REQUEST_MEMORY = 256.0
+    ANONYMOUS_STEPS = 48.0
+    REQUESTS = 128
+
+    def __init__(
+        self, positions: int, *, prior: Sequence[float] | None = None, prior_weight: float = 2.0
+    ) -> None:
+        self.positions = positions
+        self.prior = [0.0] * positions
+        for j in range(positions):
+            known = prior[min(j, len(prior) - 1)] if prior else DEFAULT_RATE
+            self.prior[j] = min(max(known, 0.005), 0.995)
+        self.prior_weight = prior_weight
+        self.chained = prior is None
+        self.reach = [0.0] * (positions + 1)
+        self.fail = [0.0] * positions
+        self.weight = 0.0
+        self.rates: list[float] = []
+        self.trials: list[float] = []
+        self.requests: dict[Key, _Request] = {}
+        self.anonymous = _Request(positions)
+        self.expected: list[float] = []
+        self.spread: list[float] = []
+        self._weights = [1.0 / (1.0 + n / self.CONCENTRATION) ** 2 for n in range(int(self.REQUEST_MEMORY) + 2)]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Recompute the population's rates from its counts."""
+        rates, trials = [], []
+        weight, mean = self.prior_weight, self.prior[0] if self.positions else 0.0
+        above = sum(self.reach)
+        for j in range(self.positions):
+            above -= self.reach[j]
+            n = above + self.fail[j]
+            if j and self.chained:
+                mean, weight = rates[-1], self.CHAIN
+            elif j:
+                mean = self.prior[j]
+            rates.append((weight * mean + above) / (weight + n))
+            trials.append(weight + n)
+        self.rates, self.trials = rates, trials
+        self.expected, self.spread = _expectation(rates)
+
+    def _shrink(self, request: _Request) -> None:
+        c, above = self.CONCENTRATION, sum(request.reach)
+        rates = []
+        reach, fail = request.reach, request.fail
+        for j, mean in enumerate(self.rates):
+            above -= reach[j]
+            rates.append((c * mean + above) / (c + above + fail[j]))
+        request.expected, request.spread = _expectation(rates)
+        request.due = min(request.n * 1.15 + 1.0, self.REQUEST_MEMORY)
+
+    def observe(self, k: int, accepted: Sequence[int], requests: Sequence[Key] = ()) -> tuple[float, float]:
+        """Take in one step; returns (accepted minus expected, its variance) over the requests known before."""
+        if k <= 0 or not accepted:
+            return 0.0, 0.0
+        if k > self.positions:
+            accepted = [min(a, self.positions) for a in accepted]
+        surprise = variance = 0.0
+        table = self.requests
+        top = min(k, self.positions)
+        for i, a in enumerate(accepted):
+            if requests:
+                request = table.get(requests[i])
+                if request is None:
+                    request = self._admit(requests[i])
+                weight = self._weights[int(request.n)]
+            else:
+                request, weight = self.anonymous, 0.25
+                if not request.expected:
+                    self._shrink(request)
+            surprise += a - request.expected[top]
+            variance += request.spread[top]
+            request.reach[a] += 1.0
+            self.reach[a] += weight
+            if a < k and a < self.positions:
+                request.fail[a] += 1.0
+                self.fail[a] += weight
+            self.weight += weight
+            request.n += 1.0
+            if request.n >= request.due:
+                self._settle(request, len(accepted))
+        if self.weight > self.MEMORY:
+            self._fade(0.85)
+        return surprise, variance
+
+    def _admit(self, key: Key) -> _Request:
+        table = self.requests
+        if len(table) >= self.REQUESTS:
+            for old in list(table)[: self.REQUESTS // 4]:
+                del table[old]
+        request = table[key] = _Request(self.positions)
+        self.refresh()
+        self._shrink(request)
+        request.due = 1.0
+        return request
+
+    def _settle(self, request: _Request, batch: int) -> None:
+        limit = self.REQUEST_MEMORY
+        if request is self.anonymous:
+            limit = self.ANONYMOUS_STEPS * batch
+        if request.n >= limit:
+            self._scale(request, 0.7)
+        self.refresh()
+        self._shrink(request)
+
+    def _scale(self, request: _Request, factor: float) -> None:
+        request.reach = [x * factor for x in request.reach]
+        request.fail = [x * factor for x in request.fail]
+        request.n *= factor
+
+    def _fade(self, factor: float) -> None:
+        self.reach = [x * factor for x in self.reach]
+        self.fail = [x * factor for x in self.fail]
+        self.weight *= factor
+
+    def forget(self, keep: float) -> None:
+        """The mix changed: keep only a share of what was learnt, everywhere."""
+        self._fade(keep)
+        self.refresh()
+        for request in (*self.requests.values(), self.anonymous):
+            self._scale(request, keep)
+            self._shrink(request)
+
+    def totals(self, batch: int, requests: Sequence[Key] = ()) -> list[float]:
+        """Expected accepted drafts of the whole batch for K = 0..positions."""
+        if not requests:
+            base = self.anonymous.expected or self.expected
+            return [batch * x for x in base]
+        get, unknown = self.requests.get, self.expected
+        rows = [r.expected if (r := get(key)) is not None else unknown for key in requests]
+        if len(rows) == 1:
+            return rows[0] if batch <= 1 else [batch * x for x in rows[0]]
+        total = list(map(sum, zip(*rows, strict=True)))
+        if batch != len(rows):
+            share = batch / len(rows)
+            total = [share * x for x in total]
+        return total
+
+    def doubt(self) -> list[float]:
+        """Relative standard deviation of (1 + expected accepted) for K = 0..positions, from the population."""
+        chain = 1.0
+        chains = []
+        for rate in self.rates:
+            chain *= rate
+            chains.append(chain)
+        result = [0.0]
+        variance = [(1 - a) / (a * (n + 1)) for a, n in zip(self.rates, self.trials, strict=True)]
+        for k in range(1, self.positions + 1):
+            tail, total = 0.0, 0.0
+            for j in range(k - 1, -1, -1):
+                tail += chains[j]
+                total += tail * tail * variance[j]
+            result.append(math.sqrt(total) / (1.0 + tail))
+        return result
+
+
+def _expectation(rates: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Mean and variance of the accepted length for K = 0..len(rates)."""
+    chain, mean, square, odd = 1.0, 0.0, 0.0, 1.0
+    means, spreads = [0.0], [0.0]
+    for rate in rates:
+        chain *= rate
+        mean += chain
+        square += odd * chain
+        odd += 2.0
+        means.append(mean)
+        spreads.append(square - mean * mean)
+    return means, spreads
+
+
+class _Curve:
+    """Step times of one batch size over the grid of K."""
+
+    __slots__ = ("count", "doubt", "due", "mean", "ms", "shape", "tilt")
+
+    def __init__(self, size: int) -> None:
+        self.count = [0.0] * size
+        self.mean = [0.0] * size
+        self.ms: list[float] = []
+        self.doubt: list[float] = []
+        self.shape: list[float] = []
+        self.tilt = 0.0
+        self.due = 0
+
+
+class StepTimes:
+    """Length of a step for each (batch, K), in milliseconds, with its relative uncertainty.
+
+    Visited cells hold a winsorised mean. The others are predicted: the shape of the nearest known batch
+    size (at first: `SLOPE` per draft), scaled and tilted to what this batch size has shown, plus the
+    interpolated deviation of its visited neighbours.
+
+    Args:
+        ks: grid of K.
+        prior: {batch: {k: ms}}, published or swept before.
+    """
+
+    SLOPE = 0.08
+    TILT = 0.5
+    TILT_KNOWN = 0.15
+    CELL = 0.025
+    MEMORY = 64.0
+    BATCHES = 64
+
+    def __init__(self, ks: Sequence[int], *, prior: Mapping[int, Mapping[int, float]] | None = None) -> None:
+        self.ks = tuple(ks)
+        self.index = {k: i for i, k in enumerate(self.ks)}
+        top = self.ks[-1] or 1
+        self.x = [k / top for k in self.ks]
+        self.curves: dict[int, _Curve] = {}
+        self.noise = 0.04
+        self._drift_up = 0.0
+        self._drift_down = 0.0
+        for batch, row in sorted((prior or {}).items()):
+            curve = self.curve(batch)
+            for k, ms in row.items():
+                if k in self.index:
+                    curve.count[self.index[k]] = 2.0
+                    curve.mean[self.index[k]] = ms
+            self.refit(batch, curve)
+
+    def curve(self, batch: int) -> _Curve:
+        """The curve of a batch size, made up from its nearest neighbour when it is new."""
+        curve = self.curves.get(batch)
+        if curve is None:
+            if len(self.curves) >= self.BATCHES:
+                del self.curves[next(iter(self.curves))]
+            curve = _Curve(len(self.ks))
+            near = min(self.curves, key=lambda b: abs(math.log(max(b, 1) / max(batch, 1))), default=None)
+            if near is None or not self.curves[near].ms:
+                curve.shape = [1.0 + self.SLOPE * k for k in self.ks]
+                curve.tilt = self.TILT
+            else:
+                curve.shape = list(self.curves[near].ms)
+                curve.tilt = self.TILT_KNOWN
+            curve.ms = list(curve.shape)
+            curve.doubt = [curve.tilt * x for x in self.x]
+            self.curves[batch] = curve
+        return curve
+
+    def observe(self, batch: int, k: int, ms: float) -> None:
+        """Take in one step time; K outside the grid and unusable times are ignored."""
+        i = self.index.get(k)
+        if i is None or not 0.0 < ms < math.inf:
+            return
+        curve = self.curve(batch)
+        known = curve.count[i]
+        if known:
+            ratio = math.log(ms / curve.mean[i])
+            z = ratio / max(self.noise, 0.008)
+            if known >= 3.0:
+                self._watch(curve, max(-4.0, min(4.0, z)), i, ms)
+                known = curve.count[i]
+            bound = 3.0 * self.noise + 0.3 / known
+            ratio = max(-bound, min(bound, ratio))
+            if known >= 3.0:
+                self.noise = math.sqrt(self.noise**2 * 0.98 + 0.02 * min(ratio * ratio, 0.25) * known / (known + 1))
+            ms = curve.mean[i] * math.exp(ratio)
+        known = min(known + 1.0, self.MEMORY)
+        curve.count[i] = known
+        curve.mean[i] += (ms - curve.mean[i]) / known
+        curve.due -= 1
+        if curve.due <= 0 or known < 6:
+            self.refit(batch, curve)
+
+    def _watch(self, curve: _Curve, z: float, i: int, ms: float) -> None:
+        """Two-sided CUSUM on the standardised residual; on alarm the curve is rescaled and reopened."""
+        self._drift_up = max(0.0, self._drift_up + z - 0.75)
+        self._drift_down = max(0.0, self._drift_down - z - 0.75)
+        if self._drift_up < 9.0 and self._drift_down < 9.0:
+            return
+        self._drift_up = self._drift_down = 0.0
+        ratio = ms / curve.mean[i]
+        for j, count in enumerate(curve.count):
+            if count:
+                curve.mean[j] *= ratio
+                curve.count[j] = min(count, 0.5)
+        curve.count[i] = 1.0
+
+    def refit(self, batch: int, curve: _Curve) -> None:
+        """Fit scale and tilt of the shape to the visited cells; predict the rest."""
+        noise2, cell2 = self.noise**2, self.CELL**2
+        weights: list[float] = []
+        first = next((curve.mean[i] / s for i, s in enumerate(curve.shape) if curve.count[i]), 0.0)
+        if not first:
+            return
+        a = b = c = p = q = 0.0
+        for i, n in enumerate(curve.count):
+            w = 1.0 / (noise2 / n + cell2) if n else 0.0
+            weights.append(w)
+            if w:
+                x, y = self.x[i], curve.mean[i] / (curve.shape[i] * first)
+                a += w
+                b += w * x
+                c += w * x * x
+                p += w * y
+                q += w * x * y
+        c += 1.0 / curve.tilt**2
+        a += 1e-3
+        p += 1e-3
+        det = a * c - b * b
+        level, slope = (c * p - b * q) / det, (a * q - b * p) / det
+        self._predict(curve, [first * max(level + slope * x, 0.05) for x in self.x], (c / det, -b / det, a / det))
+        curve.due = 8
+
+    def _predict(self, curve: _Curve, scale: list[float], cov: tuple[float, float, float]) -> None:
+        noise2, cell2 = self.noise**2, self.CELL**2
+        size = len(self.ks)
+        off = [0.0] * size
+        for i, n in enumerate(curve.count):
+            if n:
+                off[i] = (curve.mean[i] / (curve.shape[i] * scale[i]) - 1.0) * n / (n + noise2 / cell2)
+        left = -1
+        for i in range(size):
+            n = curve.count[i]
+            if n:
+                curve.ms[i] = curve.shape[i] * scale[i] * (1.0 + off[i])
+                curve.doubt[i] = 1.0 / math.sqrt(n / noise2 + 1.0 / cell2)
+                left = i
+                continue
+            right = next((j for j in range(i + 1, size) if curve.count[j]), -1)
+            guess = _between(i, left, right, off, self.x)
+            x = self.x[i]
+            curve.ms[i] = curve.shape[i] * scale[i] * (1.0 + guess)
+            curve.doubt[i] = math.sqrt(max(cov[0] + 2 * cov[1] * x + cov[2] * x * x, 0.0) + cell2)
+
+
+def _between(i: int, left: int, right: int, off: list[float], x: list[float]) -> float:
+    if left < 0 and right < 0:
+        return 0.0
+    if left < 0:
+        return 0.5 * off[right]
+    if right < 0:
+        return 0.5 * off[left]
+    share = (x[i] - x[left]) / (x[right] - x[left])
+    return off[left] * (1 - share) + off[right] * share
+
+
+def conditional(per_position: Sequence[float]) -> list[float]:
+    """Conditional rates from unconditional ones (accepted at position j / drafts), as vLLM publishes them.
+
+    >>> [round(a, 3) for a in conditional([0.722, 0.536])]
+    [0.722, 0.742]
+    """
+    result, above = [], 1.0
+    for rate in per_position:
+        result.append(min(rate / above, 1.0) if above > 0 else 0.0)
+        above = rate
+    return result
+
+
+def pairs(state: Mapping[Key, Any]) -> list[list[Any]]:
+    """A mapping as a list of pairs: JSON would turn its keys into text."""
+    return [[key, value] for key, value in state.items()]
