@@ -1,0 +1,276 @@
+"""``python3 -m gemmaspec_engine.launch -- <vLLM arguments>``: the engine container's first process.
+
+Holds, with the operator up or down: the pinned files are the ones on disk; vLLM starts only when its memory is
+free; boots are spaced and capped, and at the cap the container stays up without touching the GPU and says why.
+Then it runs vLLM and, when that ends, leaves the engine's own root-cause line as the termination message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemmaspec_engine import boots, fingerprint, memory, rootcause, supervise, termination
+from gemmaspec_engine.health import HealthWatch
+from gemmaspec_engine.pin import Pin, PinError, parse
+from gemmaspec_engine.signals import Signals
+from gemmaspec_engine.standin import StandIn
+
+__all__ = ["main"]
+
+# sysexits.h; the operator reads the reason, a person at a shell the code.
+_EX_CONFIG = 78
+_EX_TEMPFAIL = 75
+_EX_IOERR = 74
+_SAY_EVERY_SECONDS = 30.0
+_LOOK_EVERY_SECONDS = 2.0
+
+
+class Refused(Exception):
+    """vLLM is not started: the reason, and the container's exit code."""
+
+    def __init__(self, reason: str, message: str, exit_code: int, remedy: str = "") -> None:
+        super().__init__(message)
+        self.reason, self.message, self.exit_code, self.remedy = reason, message, exit_code, remedy
+
+
+class Stopped(Exception):
+    """SIGTERM came while the launcher waited; the text says for what."""
+
+
+@dataclass
+class Launcher:
+    """One run of the launcher: what it was told, and what it has found out."""
+
+    pin: Pin
+    arguments: Sequence[str]
+    signals: Signals
+
+    def __post_init__(self) -> None:
+        self.state_dir = Path(self.pin.state_dir)
+        self.record = boots.Record()
+        self.host, self.port = _endpoint(self.arguments)
+
+    def run(self) -> termination.LastWords:
+        """Everything after the pinned files were found unchanged."""
+        self.record = boots.notice_kill(boots.load(self.state_dir), time.time())
+        if parked := self._why_parked():
+            return self._park(*parked)
+        self._wait_before_boot()
+        self._wait_for_memory()
+        self._save(boots.begin(self.record))
+        _say(f"boot {self.record.boots} of at most {self.pin.max_restarts + 1}")
+        return self._boot()
+
+    def _save(self, record: boots.Record) -> None:
+        try:
+            boots.save(self.state_dir, record)
+        except OSError as error:
+            # A boot that cannot be counted is a boot without a cap.
+            remedy = "Mount a writable emptyDir at the pin's stateDir."
+            raise Refused(
+                "StateUnwritable", f"cannot write the boot record: {error}", _EX_IOERR, remedy
+            ) from None
+        self.record = record
+
+    def _why_parked(self) -> tuple[str, str, str] | None:
+        """(reason, message, remedy) when no boot may happen in this pod any more."""
+        if not self.record.readable:
+            text = f"the boot record in {self.state_dir} is damaged, so further boots cannot be capped"
+            return "BootLimit", text, "Delete the pod to start afresh."
+        failed = _preflight_failure(self.state_dir)
+        if failed is not None:
+            return failed
+        if self.record.at_cap(self.pin.max_restarts):
+            last = self.record.last
+            told = f"; last: {last.reason}: {last.message}" if last else ""
+            text = f"{self.record.boots} boots without lasting service, no more are allowed{told}"
+            return "BootLimit", text, "Correct the cause, then change the spec or delete the pod."
+        return None
+
+    def _park(self, reason: str, message: str, remedy: str) -> termination.LastWords:
+        """Keep the container up without vLLM until it is asked to stop."""
+        _say(f"parked, vLLM is not started: {reason}: {message}. {remedy}")
+        with StandIn(self.host, self.port) as standin:
+            standin.say(self._answer(reason, message, remedy))
+            if standin.error:
+                _say(f"cannot answer on port {self.port}: {standin.error}")
+            self.signals.sleep(None)
+        return self._words(reason, message, 0, remedy)
+
+    def _wait_before_boot(self) -> None:
+        seconds = boots.pause(self.record, self.pin.boot, time.time())
+        if seconds <= 0:
+            return
+        last = self.record.last
+        text = f"{self.record.failures} failed boot(s); the next one starts in {seconds:.0f} s"
+        text += f"; last: {last.reason}: {last.message}" if last else ""
+        _say(text)
+        with StandIn(self.host, self.port) as standin:
+            standin.say(self._answer("BackOff", text, ""))
+            if self.signals.sleep(seconds):
+                raise Stopped(text)
+
+    def _wait_for_memory(self) -> None:
+        verdict = self._weigh()
+        if verdict.fits:
+            _say(f"memory: {verdict.text}")
+            return
+        deadline = time.monotonic() + self.pin.memory.wait_seconds
+        said = float("-inf")
+        with StandIn(self.host, self.port) as standin:
+            while not verdict.fits:
+                now = time.monotonic()
+                if now >= deadline:
+                    raise Refused("MemoryNotFree", verdict.text, _EX_TEMPFAIL, _memory_remedy(verdict))
+                if now - said >= _SAY_EVERY_SECONDS:
+                    _say(f"WaitingForMemory: {verdict.text}; giving up in {deadline - now:.0f} s")
+                    said = now
+                standin.say(self._answer("WaitingForMemory", verdict.text, ""))
+                if self.signals.sleep(min(_LOOK_EVERY_SECONDS, deadline - now)):
+                    raise Stopped(f"WaitingForMemory: {verdict.text}")
+                verdict = self._weigh()
+        _say(f"memory is free now: {verdict.text}")
+
+    def _weigh(self) -> memory.Verdict:
+        try:
+            figures = memory.read()
+        except (OSError, ValueError) as error:
+            raise Refused("MemoryUnknown", f"free memory cannot be read: {error}", _EX_IOERR) from None
+        return memory.weigh(self.pin.memory, figures, self.pin.vllm)
+
+    def _boot(self) -> termination.LastWords:
+        """Run vLLM to its end and explain it."""
+        kills_before = memory.oom_kills()
+        watch = HealthWatch(self.host, self.port, self.pin.boot.healthy_seconds)
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self.arguments]
+        try:
+            end, lines = supervise.run(command, self.signals, lambda: self._credit(watch))
+        finally:
+            watch.stop()
+        if self.signals.stop_asked:
+            words = self._words("Stopped", "asked to stop", end.exit_code)
+        else:
+            kills = memory.oom_kills() - kills_before
+            found = rootcause.diagnose(lines, exit_code=end.code, signal=end.signal, oom_kills=kills)
+            words = self._words(found.reason, found.message, end.exit_code, found.remedy)
+        ending = boots.Ending(words.reason, words.message, words.exit_code, time.time())
+        self._note(boots.end(self.record, ending, failed=not self.signals.stop_asked))
+        return words
+
+    def _credit(self, watch: HealthWatch) -> None:
+        if watch.proved and self.record.boots:
+            _say(f"healthy for {self.pin.boot.healthy_seconds:g} s: earlier boots no longer count")
+            self._note(boots.prove(self.record))
+
+    def _note(self, record: boots.Record) -> None:
+        """Save if possible: a full disk must neither stop a healthy engine nor hide why a failed one ended."""
+        self.record = record
+        try:
+            boots.save(self.state_dir, record)
+        except OSError as error:
+            _say(f"cannot write the boot record: {error}")
+
+    def _answer(self, reason: str, message: str, remedy: str) -> dict[str, object]:
+        counts = {"boots": self.record.boots, "maxBoots": self.pin.max_restarts + 1}
+        return {"reason": reason, "message": message, "remedy": remedy, **counts}
+
+    def _words(self, reason: str, message: str, exit_code: int, remedy: str = "") -> termination.LastWords:
+        return termination.LastWords("launch", reason, message, exit_code, self.record.boots, remedy)
+
+
+def _memory_remedy(verdict: memory.Verdict) -> str:
+    if verdict.utilization:
+        return f"Set spec.memory.utilization to at most {verdict.utilization:.2f}, or free memory on the box."
+    return "Free memory on the box: something else uses it."
+
+
+def _preflight_failure(state_dir: Path) -> tuple[str, str, str] | None:
+    """What preflight found, when it is something that no restart can change."""
+    try:
+        result = json.loads((state_dir / "preflight.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return (
+            "PreflightUnreadable",
+            f"the preflight result cannot be read: {error}",
+            "Delete the pod to repeat preflight.",
+        )
+    if (
+        not isinstance(result, dict)
+        or result.get("ok") is not False
+        or result.get("deterministic") is not True
+    ):
+        return None
+    message = str(result.get("message", ""))
+    return str(result.get("reason", "PreflightFailed")), message, str(result.get("remedy", ""))
+
+
+def _endpoint(arguments: Sequence[str]) -> tuple[str, int]:
+    """Host and port from vLLM's own arguments; its defaults are all IPv4 addresses and 8000."""
+    found = {"--host": "", "--port": "8000"}
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in found and equals:
+            found[name] = value
+        elif name in found and at + 1 < len(arguments):
+            found[name] = arguments[at + 1]
+    return found["--host"], int(found["--port"]) if found["--port"].isdigit() else 8000
+
+
+def _load_pin() -> Pin:
+    """Read the pin and prove that it, and every file it names, is unchanged. Raises Refused."""
+    root = Path(__file__).resolve().parent.parent
+    path = Path(os.environ.get("GEMMASPEC_PIN") or root / "pin.json")
+    try:
+        content = path.read_bytes()
+        pin = parse(content.decode())
+    except (OSError, UnicodeDecodeError, PinError) as error:
+        raise Refused("PinInvalid", f"{path}: {error}", _EX_CONFIG) from None
+    # Set in the pod template, which cannot change under a running pod as a mounted ConfigMap can.
+    expected = os.environ.get("GEMMASPEC_PIN_SHA256")
+    actual = hashlib.sha256(content).hexdigest()
+    problems = [str(mismatch) for mismatch in fingerprint.changed(path.parent, pin.files)]
+    if expected and expected != actual:
+        problems.insert(0, str(fingerprint.Mismatch(path.name, expected, actual)))
+    if problems:
+        remedy = "Something changed the engine's files in place: restore them, or let the operator roll a new revision."
+        raise Refused("FilesChanged", "; ".join(problems), _EX_CONFIG, remedy)
+    return pin
+
+
+def _say(text: str) -> None:
+    print(f"gemmaspec launch: {text}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The launcher's exit code; everything after the first ``--`` goes to vLLM untouched."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    vllm_arguments = words[1:] if words[:1] == ["--"] else words
+    signals, launcher = Signals(), None
+    try:
+        launcher = Launcher(_load_pin(), vllm_arguments, signals)
+        last = launcher.run()
+    except Refused as refused:
+        count = launcher.record.boots if launcher else 0
+        last = termination.LastWords(
+            "launch", refused.reason, refused.message, refused.exit_code, count, refused.remedy
+        )
+    except Stopped as stopped:
+        last = termination.LastWords(
+            "launch", "Stopped", str(stopped), 0, launcher.record.boots if launcher else 0
+        )
+    _say(f"{last.reason}: {last.message}" + (f". {last.remedy}" if last.remedy else ""))
+    termination.write(last)
+    return last.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
