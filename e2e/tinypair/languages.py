@@ -15,8 +15,30 @@ from typing import Final, Literal
 Kind = Literal["code", "prose"]
 
 _LEXICON_SEED: Final = 20_261  # the lexicon is part of the language: the trained weights know it
-_ONSETS: Final = "b br d f g gl h j k kr l m n p pl r s sk t v w".split()
-_NUCLEI: Final = "a e i o u ea io".split()
+_ONSETS: Final = [
+    "b",
+    "br",
+    "d",
+    "f",
+    "g",
+    "gl",
+    "h",
+    "j",
+    "k",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "r",
+    "s",
+    "sk",
+    "t",
+    "v",
+    "w",
+]
+_NUCLEI: Final = ["a", "e", "i", "o", "u", "ea", "io"]
 _CODAS: Final = ["", "", "l", "m", "n", "r", "s", "x"]
 _UNITS: Final = {
     "valve": "bar",
