@@ -1,0 +1,120 @@
+"""Which vLLM flags belong to typed fields, and which may come through ``engine.extraArgs``.
+
+``extraArgs`` is an allow-list: argparse accepts abbreviations, dotted keys and short forms, so that a list of
+forbidden flags could always be walked around. A token is normalised (``_`` to ``-``, the part before ``=`` and
+before a dot) before it is looked up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+# flag -> the typed field that sets it
+TYPED: Final[dict[str, str]] = {
+    "--model": "model.target",
+    "--revision": "model.revision",
+    "--served-model-name": "model.servedName",
+    "--quantization": "model.quantization",
+    "--dtype": "model.dtype",
+    "--max-model-len": "model.maxModelLen",
+    "--kv-cache-dtype": "model.kvCacheDtype",
+    "--load-format": "model.loadFormat",
+    "--trust-remote-code": "model.trustRemoteCode",
+    "--tool-call-parser": "model.chat.toolCallParser",
+    "--enable-auto-tool-choice": "model.chat.toolCallParser",
+    "--reasoning-parser": "model.chat.reasoningParser",
+    "--default-chat-template-kwargs": "model.chat.templateKwargs",
+    "--max-num-seqs": "engine.scheduling.maxNumSeqs",
+    "--max-num-batched-tokens": "engine.scheduling.maxNumBatchedTokens",
+    "--enable-prefix-caching": "engine.scheduling.prefixCaching",
+    "--no-enable-prefix-caching": "engine.scheduling.prefixCaching",
+    "--enable-chunked-prefill": "engine.scheduling.chunkedPrefill",
+    "--no-enable-chunked-prefill": "engine.scheduling.chunkedPrefill",
+    "--enforce-eager": "engine.scheduling.enforceEager",
+    "--no-enforce-eager": "engine.scheduling.enforceEager",
+    "--gpu-memory-utilization": "memory.utilization",
+    "--kv-cache-memory-bytes": "memory.kvCacheBytes",
+    "--speculative-config": "speculative",
+    "--spec-method": "speculative.method",
+    "--spec-model": "speculative.drafter.model",
+    "--spec-tokens": "speculative.k",
+    "--host": "service",
+    "--port": "service.port",
+    "--api-key": "service.apiKeySecretRef",
+    "--shutdown-timeout": "rollout.drainSeconds",
+}
+
+# Flags that tune the engine without touching what the operator decides, proves or guards.
+ALLOWED: Final[frozenset[str]] = frozenset(
+    {
+        "--async-scheduling",
+        "--no-async-scheduling",
+        "--attention-backend",
+        "--block-size",
+        "--chat-template-content-format",
+        "--compilation-config",
+        "--cudagraph-capture-sizes",
+        "--disable-log-stats",
+        "--enable-flashinfer-autotune",
+        "--no-enable-flashinfer-autotune",
+        "--enable-force-include-usage",
+        "--enable-log-requests",
+        "--no-enable-log-requests",
+        "--enable-prompt-tokens-details",
+        "--generation-config",
+        "--hf-overrides",
+        "--kernel-config",
+        "--limit-mm-per-prompt",
+        "--long-prefill-token-threshold",
+        "--mamba-cache-dtype",
+        "--max-cudagraph-capture-size",
+        "--max-log-len",
+        "--max-logprobs",
+        "--max-long-partial-prefills",
+        "--max-num-partial-prefills",
+        "--mm-processor-cache-gb",
+        "--mm-processor-kwargs",
+        "--moe-backend",
+        "--optimization-level",
+        "--override-generation-config",
+        "--per-request-spec-decode-metrics",
+        "--prefix-caching-hash-algo",
+        "--scheduling-policy",
+        "--seed",
+        "--skip-mm-profiling",
+        "--tensor-parallel-size",
+        "--tokenizer-mode",
+        "--uvicorn-log-level",
+    }
+)
+
+
+def flag_of(token: str) -> str:
+    """The flag that a command-line token names, normalised; values give themselves."""
+    return token.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
+
+
+def extra_args_rules() -> list[dict[str, Any]]:
+    """The CEL rules of ``engine.extraArgs``: contradictions first, since they can name the typed field."""
+    flag = "a.split('=')[0].split('.')[0].replace('_', '-')"
+    typed = "{" + ", ".join(f"'{name}': '{field}'" for name, field in sorted(TYPED.items())) + "}"
+    allowed = "[" + ", ".join(f"'{name}'" for name in sorted(ALLOWED)) + "]"
+    options = "self.filter(a, a.startsWith('-') && !a.matches('^-[0-9.]+$'))"
+    clash = f"{options}.filter(a, {flag} in {typed})"
+    unknown = f"{options}.filter(a, !({flag} in {typed}) && !({flag} in {allowed}))"
+    return [
+        {
+            "rule": f"{clash}.size() == 0",
+            "messageExpression": f"{clash}.map(a, a + ' contradicts the typed field spec.' + {typed}[{flag}])"
+            ".join('; ') + '; remove it from extraArgs and set the field'",
+            "message": "extraArgs contradicts a typed field; remove the flag and set the field",
+            "reason": "FieldValueForbidden",
+        },
+        {
+            "rule": f"{unknown}.size() == 0",
+            "messageExpression": f"{unknown}.join(', ') + ': not among the flags that extraArgs takes; write each flag "
+            "in full, as --name; the list is in docs/reference.md'",
+            "message": "a flag that extraArgs does not take; the list is in docs/reference.md",
+            "reason": "FieldValueForbidden",
+        },
+    ]

@@ -1,0 +1,132 @@
+"""What the operator reports: ``.status`` of a GemmaSpecDeploy.
+
+Every field here is written by one module (:mod:`gemmaspec.core.status`). State that hysteresis needs lives in
+``control``, so that an operator that dies after any line goes on where it was.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gemmaspec.api.schema import Model
+
+Text = Annotated[str, Field(max_length=32_768)]
+
+
+class Condition(Model):
+    """A Kubernetes condition."""
+
+    type: Annotated[str, Field(max_length=316)] = Field(description="Name of the condition.")
+    status: Annotated[str, Field(pattern="^(True|False|Unknown)$", max_length=8)] = Field(
+        description="`True`, `False` or `Unknown`."
+    )
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="Stable word for programs.")
+    message: Text = Field(description="Sentence for people.")
+    observed_generation: int | None = Field(None, description="Generation of the spec that this was seen for.")
+    last_transition_time: Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] = Field(
+        description="When the status last changed."
+    )
+
+
+class KStatus(Model):
+    """K, as asked for and as it is."""
+
+    desired: int | None = Field(None, description="K that the spec (or its recipe) asks for.")
+    effective: int | None = Field(None, description="K that the engines run with.")
+    reason: Text | None = Field(None, description="Why effective differs from desired, in one sentence.")
+    since: str | None = Field(None, description="When effective last changed.")
+    actuator: str | None = Field(None, description="How K is changed.")
+
+
+class AcceptanceStatus(Model):
+    """Acceptance over the last window in which drafts flowed; rounded, renewed at most once a minute."""
+
+    per_position: list[float] | None = Field(
+        None,
+        description="P(position i accepted | position i-1 accepted), i from 0; exchangeable between values of K.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    mean: float | None = Field(None, description="Accepted draft tokens per draft token.")
+    tokens_per_step: float | None = Field(
+        None, description="Tokens that one sequence gains a step, the bonus token included."
+    )
+    drafts: int | None = Field(None, description="Number of drafts in the window.")
+    window_seconds: int | None = Field(None, description="Length of the window.")
+    measured_at: str | None = Field(None, description="End of the window.")
+
+
+class ThroughputStatus(Model):
+    """Generation speed over the last window; rounded, renewed at most once a minute."""
+
+    tokens_per_second: float | None = Field(None, description="Generated tokens per second, all replicas together.")
+    step_milliseconds: float | None = Field(None, description="Mean time between two outputs of a request.")
+    running_requests: float | None = Field(None, description="Requests that run on an engine, mean over the window.")
+    measured_at: str | None = Field(None, description="End of the window.")
+
+
+class ControlState(Model):
+    """Memory of the rollback machine. Not for people: it may change between releases."""
+
+    engine: str | None = Field(
+        None, description="Identity (K apart) of the engine that `proved` and `fault` speak of."
+    )
+    proved: bool | None = Field(None, description="This engine has accepted drafts: a later drop is a mix change.")
+    fault: bool | None = Field(None, description="This engine never accepted while drafts flowed.")
+    changed_at: str | None = Field(None, description="When K was last moved.")
+    hold_until: str | None = Field(None, description="Before this, a lowered K is not raised.")
+    hold_seconds: int | None = Field(None, description="Length of the last hold.")
+    on_trial: bool | None = Field(None, description="K was raised and has not proved itself yet.")
+    desired: int | None = Field(None, description="Desired K that this state was made for.")
+    step_milliseconds: dict[str, float] | None = Field(
+        None, description="Measured time of a step by K, for the goodput of other values of K."
+    )
+
+
+class HistoryEntry(Model):
+    """A decision that was taken."""
+
+    time: str = Field(description="When.")
+    reason: str = Field(description="Stable word for programs.")
+    message: Text = Field(description="Sentence for people, with the numbers.")
+    from_k: int | None = Field(None, description="K before.")
+    to_k: int | None = Field(None, description="K after.")
+
+
+class EngineStatus(Model):
+    """The engine that runs."""
+
+    vllm: str | None = Field(None, description="vLLM version that the spec names.")
+    image: str | None = Field(None, description="Image that the spec or its recipe names.")
+    image_digest: str | None = Field(None, description="Digest of the image that the pods run.")
+    recipe: str | None = Field(None, description="Recipe and its version.")
+
+
+class GemmaSpecDeployStatus(Model):
+    """What the operator saw and did."""
+
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status is for.")
+    conditions: list[Condition] | None = Field(
+        None,
+        description="Ready, Reconciling, Stalled, EngineHealthy, SpeculationHealthy.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    replicas: int | None = Field(None, description="Engine pods that exist.")
+    ready_replicas: int | None = Field(None, description="Engine pods of the current revision that are ready.")
+    selector: str | None = Field(None, description="Label selector of the engine pods, for the scale subresource.")
+    endpoint: str | None = Field(None, description="OpenAI-compatible base URL inside the cluster.")
+    target: str | None = Field(None, description="Target model after the recipe was resolved.")
+    revision: str | None = Field(None, description="Revision that the operator drives to.")
+    k: KStatus | None = Field(None, description="K, as asked for and as it is.")
+    acceptance: AcceptanceStatus | None = Field(None, description="What drafts earn.")
+    throughput: ThroughputStatus | None = Field(None, description="Generation speed.")
+    control: ControlState | None = Field(None, description="Memory of the rollback machine.")
+    history: Annotated[list[HistoryEntry], Field(max_length=20)] | None = Field(
+        None, description="The last decisions, oldest first.", json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    engine: EngineStatus | None = Field(None, description="The engine that runs.")
+
+    def body(self) -> dict[str, Any]:
+        """The JSON form, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,0 +1,136 @@
+"""What speculation earned in a window: counters of several engines, differenced and pooled.
+
+Counters reset when an engine restarts and stand still at K = 0; scrapes go missing. A pair of samples between
+which a counter fell, or that is too far apart, is left out: missing data is not bad data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gemmaspec.core.observation import Sample
+
+# Two scrapes further apart than this many seconds have lost touch: what happened between them is not judged.
+MAX_GAP_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Differences of counters over a window, pooled over engines that run the same K.
+
+    accepted[i]: drafts of which token i was accepted. seconds: engine seconds covered (two engines for one minute
+    are 120). span: seconds between the first and the last sample. running: mean number of running requests of an
+    engine.
+    """
+
+    k: int = 0
+    drafts: float = 0.0
+    draft_tokens: float = 0.0
+    accepted_tokens: float = 0.0
+    accepted: tuple[float, ...] = ()
+    generation_tokens: float = 0.0
+    step_seconds_sum: float = 0.0
+    step_seconds_count: float = 0.0
+    running: float = 0.0
+    seconds: float = 0.0
+    span: float = 0.0
+
+    @property
+    def conditional(self) -> tuple[float, ...]:
+        """P(position i accepted | position i-1 accepted), as far as it was tried.
+
+        Exchangeable between values of K, unlike accepted_per_pos / num_drafts, which falls at deep positions merely
+        because K was lowered.
+        """
+        rates: list[float] = []
+        tried = self.drafts
+        for accepted in self.accepted[: self.k]:
+            if tried <= 0:
+                break
+            rates.append(min(1.0, accepted / tried))
+            tried = accepted
+        return tuple(rates)
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that one sequence gains a step, the bonus token included; None without drafts."""
+        return 1.0 + self.accepted_tokens / self.drafts if self.drafts > 0 else None
+
+    @property
+    def mean(self) -> float | None:
+        """Accepted draft tokens per draft token; None without drafts."""
+        return self.accepted_tokens / self.draft_tokens if self.draft_tokens > 0 else None
+
+    @property
+    def step_milliseconds(self) -> float | None:
+        """Mean time between two outputs of a request, which is the time of a step; None without outputs."""
+        return 1000.0 * self.step_seconds_sum / self.step_seconds_count if self.step_seconds_count > 0 else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Generated tokens per second of all engines together; None for an empty window."""
+        return self.generation_tokens / self.span if self.span > 0 else None
+
+
+def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
+    """Pool what the engines in ``series`` (each in order of time) did after ``since``; all ran with ``k``."""
+    pairs = [
+        (before, after)
+        for samples in series
+        for before, after in pairwise(sample for sample in samples if sample.time >= since)
+        if _comparable(before, after)
+    ]
+    if not pairs:
+        return Window(k=k)
+    positions = max(len(after.accepted_per_position) for _, after in pairs)
+    seconds = sum(after.time - before.time for before, after in pairs)
+
+    def total(name: str) -> float:
+        return float(sum(getattr(after, name) - getattr(before, name) for before, after in pairs))
+
+    return Window(
+        k=k,
+        drafts=total("drafts"),
+        draft_tokens=total("draft_tokens"),
+        accepted_tokens=total("accepted_tokens"),
+        accepted=tuple(
+            sum(_at(after, i) - _at(before, i) for before, after in pairs) for i in range(positions)
+        ),
+        generation_tokens=total("generation_tokens"),
+        step_seconds_sum=total("step_seconds_sum"),
+        step_seconds_count=total("step_seconds_count"),
+        running=sum(after.running * (after.time - before.time) for before, after in pairs) / seconds,
+        seconds=seconds,
+        span=max(after.time for _, after in pairs) - min(before.time for before, _ in pairs),
+    )
+
+
+def lifetime(k: int, samples: Mapping[str, Sequence[Sample]]) -> tuple[Window, float]:
+    """What engines did since they began, and how many requests they finished, by their newest counters."""
+    newest = [series[-1] for series in samples.values() if series]
+    positions = max((len(sample.accepted_per_position) for sample in newest), default=0)
+    pooled = Window(
+        k=k,
+        drafts=sum(sample.drafts for sample in newest),
+        draft_tokens=sum(sample.draft_tokens for sample in newest),
+        accepted_tokens=sum(sample.accepted_tokens for sample in newest),
+        accepted=tuple(sum(_at(sample, i) for sample in newest) for i in range(positions)),
+    )
+    return pooled, sum(sample.requests_finished for sample in newest)
+
+
+def _at(sample: Sample, position: int) -> float:
+    rates = sample.accepted_per_position
+    return rates[position] if position < len(rates) else 0.0
+
+
+def _comparable(before: Sample, after: Sample) -> bool:
+    fell = (
+        after.drafts < before.drafts
+        or after.generation_tokens < before.generation_tokens
+        or after.step_seconds_count < before.step_seconds_count
+        or after.accepted_tokens < before.accepted_tokens
+    )
+    return not fell and 0 < after.time - before.time <= MAX_GAP_SECONDS

@@ -1,0 +1,64 @@
+"""Which measured figures go into ``.status``, and when: seldom, since a steady resource gets no writes.
+
+Live figures are metrics. The status renews its figures when something was decided, or when they have moved
+visibly, at most once a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemmaspec.api.status import AcceptanceStatus, ThroughputStatus
+from gemmaspec.core import moment
+from gemmaspec.core.acceptance import Window
+
+RENEW_SECONDS = 60.0
+# Dead bands: below these a change is noise to somebody who reads a status.
+ACCEPTANCE_BAND = 0.15
+THROUGHPUT_BAND = 0.5
+# Fewer drafts than this say nothing that two digits could hold.
+LEAST_DRAFTS = 100
+
+
+def acceptance(previous: Mapping[str, Any] | None, recent: Window, now: float, decided: bool) -> Any:
+    """The acceptance figures to publish: new ones where they are due, else the ``previous``."""
+    mean, tokens = recent.mean, recent.tokens_per_step
+    if mean is None or tokens is None or recent.drafts < LEAST_DRAFTS:
+        return previous
+    if previous and not decided:
+        if abs(previous.get("mean", 0.0) - mean) <= ACCEPTANCE_BAND or not _due(previous, now):
+            return previous
+    fresh = AcceptanceStatus(
+        per_position=[round(rate, 2) for rate in recent.conditional],
+        mean=round(mean, 2),
+        tokens_per_step=round(tokens, 2),
+        drafts=int(recent.drafts),
+        window_seconds=round(recent.span),
+        measured_at=moment.text(now),
+    )
+    return fresh.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def throughput(previous: Mapping[str, Any] | None, recent: Window, now: float, decided: bool) -> Any:
+    """The speed figures to publish: new ones where they are due, else the ``previous``."""
+    speed = recent.tokens_per_second
+    if speed is None or recent.generation_tokens < LEAST_DRAFTS or recent.span < 5:
+        return previous
+    if previous and not decided:
+        known = previous.get("tokensPerSecond", 0.0)
+        if abs(known - speed) <= THROUGHPUT_BAND * max(known, 1.0) or not _due(previous, now):
+            return previous
+    milliseconds = recent.step_milliseconds
+    fresh = ThroughputStatus(
+        tokens_per_second=round(speed, 1),
+        step_milliseconds=None if milliseconds is None else round(milliseconds, 2),
+        running_requests=round(recent.running, 1),
+        measured_at=moment.text(now),
+    )
+    return fresh.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _due(previous: Mapping[str, Any], now: float) -> bool:
+    then = moment.optional(previous.get("measuredAt"))
+    return then is None or now - then >= RENEW_SECONDS

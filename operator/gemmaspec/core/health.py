@@ -1,0 +1,71 @@
+"""What the engine pods say about themselves: one verdict with a stable reason and the engine's own last words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gemmaspec.core.observation import Pod
+
+
+@dataclass(frozen=True)
+class Health:
+    """Verdict over the pods of the current revision.
+
+    status: ``True``, ``False`` or ``Unknown``. parked: an engine failed as often as it may and left its GPU alone.
+    """
+
+    status: str
+    reason: str
+    message: str
+    parked: bool = False
+
+
+# Waiting reasons of the kubelet, and the words that conditions use for them.
+_WAITING = {
+    "CreateContainerConfigError": "WaitingForReference",
+    "ImagePullBackOff": "ImagePullFailed",
+    "ErrImagePull": "ImagePullFailed",
+    "ErrImageNeverPull": "ImagePullFailed",
+    "InvalidImageName": "ImagePullFailed",
+    "CreateContainerError": "ContainerFailed",
+    "RunContainerError": "ContainerFailed",
+}
+
+
+def health(pods: Sequence[Pod], wanted: int, max_restarts: int) -> Health:
+    """Judge the pods of the current revision; the worst one speaks."""
+    if wanted == 0:
+        return Health("Unknown", "ScaledToZero", "replicas is 0: no engine runs and the GPUs are free")
+    own = [pod for pod in pods if not pod.terminating]
+    for pod in sorted(own, key=lambda pod: pod.name):
+        trouble = _trouble(pod, max_restarts)
+        if trouble is not None:
+            return trouble
+    ready = sum(1 for pod in own if pod.ready)
+    if ready >= wanted:
+        return Health("True", "Serving", f"{ready} of {wanted} engines serve")
+    return Health("Unknown", "Starting", f"{ready} of {wanted} engines serve; the others start")
+
+
+def _trouble(pod: Pod, max_restarts: int) -> Health | None:
+    if pod.ready:
+        return None
+    if pod.unschedulable is not None:
+        return Health("False", "Unschedulable", f"no node takes the engine: {pod.unschedulable}")
+    if pod.waiting and pod.waiting[0] in _WAITING:
+        reason, message = pod.waiting
+        return Health("False", _WAITING[reason], stable(message) or reason)
+    if pod.ended is None or pod.restarts == 0 and not pod.waiting and pod.running:
+        return None
+    words = f"{pod.ended.message} (exit code {pod.ended.exit_code})" if pod.ended.message else pod.ended.reason
+    reason = pod.ended.reason if pod.ended.reason not in ("Error", "Completed") else "EngineFailed"
+    if pod.restarts >= max_restarts + 1:
+        parked = f"the engine failed {pod.restarts} times and is parked, its GPU left free"
+        return Health("False", reason, f"{words}; {parked}; change the spec, or delete the pod", parked=True)
+    return Health("False", reason, f"{words}; restart {pod.restarts} of {max_restarts}")
+
+
+def stable(message: str) -> str:
+    """The message without what differs from pod to pod: a condition is compared, and must not change each time."""
+    return " ".join(message.split())[:512]

@@ -1,0 +1,45 @@
+"""The machine's memory: ``ControlState`` to and from ``.status``, where it survives the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemmaspec.api.status import ControlState as Stored
+from gemmaspec.core import moment
+from gemmaspec.core.control import ControlState
+
+
+def load(status: Mapping[str, Any]) -> ControlState | None:
+    """The state that ``.status`` holds; None where there is none or it can't be read."""
+    control, k = status.get("control"), status.get("k")
+    if not control or not k or control.get("engine") is None or k.get("effective") is None:
+        return None
+    return ControlState(
+        engine=control["engine"],
+        desired=int(control.get("desired", 0)),
+        effective=int(k["effective"]),
+        proved=bool(control.get("proved")),
+        fault=bool(control.get("fault")),
+        changed_at=moment.optional(control.get("changedAt")),
+        hold_until=moment.optional(control.get("holdUntil")),
+        hold_seconds=control.get("holdSeconds"),
+        on_trial=bool(control.get("onTrial")),
+        step_milliseconds=tuple(sorted((int(n), float(ms)) for n, ms in control.get("stepMilliseconds", {}).items())),
+        reason=k.get("reason", ""),
+    )
+
+
+def store(state: ControlState) -> Stored:
+    """The part of the state that ``.status.control`` holds; effective K and its reason are in ``.status.k``."""
+    return Stored(
+        engine=state.engine,
+        desired=state.desired,
+        proved=state.proved or None,
+        fault=state.fault or None,
+        changed_at=None if state.changed_at is None else moment.text(state.changed_at),
+        hold_until=None if state.hold_until is None else moment.text(state.hold_until),
+        hold_seconds=state.hold_seconds,
+        on_trial=state.on_trial or None,
+        step_milliseconds={str(k): ms for k, ms in state.step_milliseconds} or None,
+    )

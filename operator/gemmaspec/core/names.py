@@ -1,0 +1,51 @@
+"""Every name, label and selector in one place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gemmaspec.api import identity
+
+FIELD_MANAGER: Final = "gemmaspec"
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+OWNER_LABEL: Final = f"{identity.GROUP}/deploy"
+REVISION_LABEL: Final = f"{identity.GROUP}/revision"
+K_ANNOTATION: Final = f"{identity.GROUP}/k"
+GENERATION_ANNOTATION: Final = f"{identity.GROUP}/generation"
+
+ENGINE_CONTAINER: Final = "engine"
+ENGINE_MOUNT: Final = "/etc/gemmaspec/engine"
+PIN_PATH: Final = f"{ENGINE_MOUNT}/pin.json"
+STATE_DIR: Final = "/run/gemmaspec"
+CACHE_DIR: Final = "/cache"
+WEIGHTS_DIR: Final = f"{CACHE_DIR}/huggingface"
+
+
+def labels(name: str) -> dict[str, str]:
+    """Labels of every child of the resource ``name``."""
+    return {
+        "app.kubernetes.io/name": "gemmaspec-engine",
+        "app.kubernetes.io/instance": name,
+        MANAGED_BY: FIELD_MANAGER,
+        OWNER_LABEL: name,
+    }
+
+
+def selector(name: str) -> dict[str, str]:
+    """Labels that select the engine pods of the resource ``name``, of every revision."""
+    return {"app.kubernetes.io/name": "gemmaspec-engine", OWNER_LABEL: name}
+
+
+def selector_text(name: str) -> str:
+    """The selector in the form that the scale subresource reports."""
+    return ",".join(f"{key}={value}" for key, value in sorted(selector(name).items()))
+
+
+def revision_object(name: str, revision: str) -> str:
+    """Name of the Deployment and ConfigMap of one revision."""
+    return f"{name}-{revision}"
+
+
+def endpoint(name: str, namespace: str, port: int) -> str:
+    """OpenAI-compatible base URL inside the cluster."""
+    return f"http://{name}.{namespace}.svc:{port}/v1"

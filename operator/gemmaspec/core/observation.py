@@ -1,0 +1,189 @@
+"""What a pass sees: frozen values, gathered once, that every decision is a function of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gemmaspec.core import names
+from gemmaspec.core.plan import Owner
+
+
+@dataclass(frozen=True)
+class Child:
+    """An object that carries our label. ``foreign`` are spec paths that another field manager owns."""
+
+    kind: str
+    name: str
+    uid: str
+    resource_version: str
+    owner_uid: str | None
+    body: Mapping[str, Any]
+    foreign: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def revision(self) -> str | None:
+        """Revision that the child belongs to, from its label."""
+        labels = self.body.get("metadata", {}).get("labels", {})
+        value = labels.get(names.REVISION_LABEL)
+        return str(value) if value else None
+
+    @property
+    def replicas(self) -> int:
+        """``spec.replicas`` of a Deployment (the API server's default is 1)."""
+        return int(self.body.get("spec", {}).get("replicas", 1))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An object that bears a name of ours and is not ours: untouched, and reported."""
+
+    kind: str
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a container ended. ``message`` is one line; ``reason`` the launcher's or the kubelet's word."""
+
+    reason: str
+    message: str
+    exit_code: int | None
+
+
+@dataclass(frozen=True)
+class Pod:
+    """An engine pod, reduced to what decisions need. Times are seconds since the epoch."""
+
+    name: str
+    uid: str
+    revision: str
+    k: int
+    ip: str | None
+    node: str | None
+    phase: str
+    ready: bool
+    terminating: bool
+    running: bool
+    restarts: int
+    created_at: float | None = None
+    ready_at: float | None = None
+    unschedulable: str | None = None
+    waiting: tuple[str, str] | None = None
+    ended: Ended | None = None
+    image_digest: str | None = None
+
+    @property
+    def occupies(self) -> bool:
+        """Whether the pod holds its box: a Terminating one does until it is gone."""
+        return self.phase not in ("Succeeded", "Failed") or self.terminating
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scrape of an engine: absolute counters since that engine began.
+
+    ``accepted_per_position[i]`` counts drafts of which token i was accepted. ``time`` in seconds since the epoch.
+    """
+
+    time: float
+    drafts: float
+    draft_tokens: float
+    accepted_tokens: float
+    accepted_per_position: tuple[float, ...]
+    generation_tokens: float
+    requests_finished: float
+    step_seconds_sum: float
+    step_seconds_count: float
+    running: float
+
+
+@dataclass(frozen=True)
+class Resource:
+    """The custom resource as stored."""
+
+    owner: Owner
+    generation: int
+    deleting: bool
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that one pass knows. ``now`` in seconds since the epoch: the clock is an input."""
+
+    resource: Resource
+    now: float
+    children: tuple[Child, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)  # by pod uid
+    foreign: tuple[Foreign, ...] = ()
+
+    def child(self, kind: str, name: str) -> Child | None:
+        """The child of this kind and name that belongs to the resource, or None."""
+        for child in self.children:
+            if child.kind == kind and child.name == name and child.owner_uid == self.resource.owner.uid:
+                return child
+        return None
+
+
+def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
+    """Reduce a pod object; ``parse_time`` turns RFC 3339 text into seconds since the epoch."""
+    metadata, status = body["metadata"], body.get("status", {})
+    container: Mapping[str, Any] = next(
+        (c for c in status.get("containerStatuses", ()) if c["name"] == names.ENGINE_CONTAINER), {}
+    )
+    state = container.get("state", {})
+    conditions = {c["type"]: c for c in status.get("conditions", ())}
+    ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
+    waiting = state.get("waiting")
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
+    when = ready.get("lastTransitionTime")
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        revision=metadata.get("labels", {}).get(names.REVISION_LABEL, ""),
+        k=_number(metadata.get("annotations", {}).get(names.K_ANNOTATION)),
+        ip=status.get("podIP"),
+        node=body.get("spec", {}).get("nodeName"),
+        phase=status.get("phase", "Pending"),
+        ready=ready.get("status") == "True" and "deletionTimestamp" not in metadata,
+        terminating="deletionTimestamp" in metadata,
+        running="running" in state,
+        restarts=int(container.get("restartCount", 0)),
+        created_at=parse_time(metadata["creationTimestamp"]) if metadata.get("creationTimestamp") else None,
+        ready_at=parse_time(when) if ready.get("status") == "True" and when else None,
+        unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else None,
+        waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        ended=ended_from(ended) if ended else None,
+        image_digest=_image_digest(container.get("imageID", "")),
+    )
+
+
+def ended_from(terminated: Mapping[str, Any]) -> Ended:
+    """How the container ended: the launcher's message where it left one, else the log's last line."""
+    text = str(terminated.get("message", "")).strip()
+    code = terminated.get("exitCode")
+    try:
+        told = json.loads(text)
+        return Ended(str(told["reason"]), _line(str(told["message"])), code)
+    except (ValueError, KeyError, TypeError):
+        pass
+    lines = [line for line in text.splitlines() if line.strip()]
+    return Ended(str(terminated.get("reason", "Error")), _line(lines[-1] if lines else ""), code)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:512]
+
+
+def _number(text: Any) -> int:
+    return int(text) if text is not None and str(text).isdigit() else 0
+
+
+def _image_digest(image_id: str) -> str | None:
+    return "sha256:" + image_id.rsplit("sha256:", 1)[1] if "sha256:" in image_id else None

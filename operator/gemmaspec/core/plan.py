@@ -1,0 +1,203 @@
+"""The plan: every object that a resource needs, as values.
+
+``plan`` is a function of the resolved spec, the effective K and the engine files. Replica counts of revisions
+are no part of it: :mod:`gemmaspec.core.rollout` sets them from what is observed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gemmaspec.api import identity
+from gemmaspec.api.spec import Accelerator
+from gemmaspec.core import names
+from gemmaspec.core.pod import config_key, memory_budget_gib, pod_template
+from gemmaspec.core.resolve import Resolved
+
+# Length of a revision's name. 10 hexadecimal digits: with the 20 revisions that one resource may see in a day a
+# collision within a decade has a probability below 1e-2 ppm (birthday bound, 2**40 values).
+REVISION_LENGTH = 10
+GIB = 1024**3
+# Whose memory the engine takes, in the launcher's words: GB10 shares the host's, other GPUs have their own.
+DEVICES = {Accelerator.GB10: "cuda", Accelerator.ANY: "discrete", Accelerator.CPU: "cpu"}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The resource that owns the children."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Objects of a resource. ``shared`` serve every revision; the other two belong to ``revision``."""
+
+    owner: Owner
+    revision: str
+    k: int
+    engine: str
+    shared: tuple[dict[str, Any], ...]
+    config: dict[str, Any]
+    deployment: dict[str, Any]
+
+
+def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str]) -> Plan:
+    """Objects for this spec at ``k``; ``files`` maps paths of engine files to their text."""
+    pin = pin_file(resolved, files)
+    revision = revision_of(owner.name, resolved, k, files, pin)
+    return Plan(
+        owner=owner,
+        revision=revision,
+        k=k,
+        engine=engine_identity(resolved),
+        shared=(service_account(owner), service(owner, resolved), disruption_budget(owner)),
+        config=config_map(owner, revision, files, pin),
+        deployment=deployment(owner, resolved, k, revision, files),
+    )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def revision_of(name: str, resolved: Resolved, k: int, files: Mapping[str, str], pin: str) -> str:
+    """Name of the revision: the hash of all that needs a restart (pod template, engine files, pin)."""
+    template = pod_template(name, resolved, k, "", files)
+    return digest([template, dict(files), pin])[:REVISION_LENGTH]
+
+
+def engine_identity(resolved: Resolved) -> str:
+    """Hash of what makes drafts be accepted or not: image, target, drafter, method, quantization. K apart."""
+    spec = resolved.spec
+    assert spec.model is not None
+    drafter = spec.speculative.drafter if spec.speculative else None
+    value = [
+        resolved.image,
+        resolved.target,
+        spec.model.revision,
+        spec.model.quantization,
+        spec.model.kv_cache_dtype,
+        str(resolved.method),
+        drafter.model_dump() if drafter else None,
+    ]
+    return digest(value)[:REVISION_LENGTH]
+
+
+def pin_file(resolved: Resolved, files: Mapping[str, str]) -> str:
+    """``pin.json``: what the launcher proves before every start of the engine."""
+    spec = resolved.spec
+    memory = spec.memory
+    value = {
+        "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in sorted(files.items())},
+        "vllm": spec.engine.vllm if spec.engine else None,
+        "memory": {
+            "device": DEVICES[resolved.accelerator],
+            "utilization": memory.utilization if memory and memory_budget_gib(resolved) is not None else None,
+            "reserveBytes": int(memory.reserve_gi_b * GIB) if memory and memory.reserve_gi_b else 0,
+        },
+        "maxRestarts": spec.rollout.max_restarts,
+        "stateDir": names.STATE_DIR,
+    }
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _metadata(owner: Owner, name: str, **labels: str) -> dict[str, Any]:
+    reference = {
+        "apiVersion": identity.API_VERSION,
+        "kind": identity.KIND,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+    }
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": names.labels(owner.name) | labels,
+        "ownerReferences": [reference],
+    }
+
+
+def service_account(owner: Owner) -> dict[str, Any]:
+    """The engine pods' own account, with no rights and no token."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(owner, owner.name),
+        "automountServiceAccountToken": False,
+    }
+
+
+def service(owner: Owner, resolved: Resolved) -> dict[str, Any]:
+    """The Service in front of the engines of every revision."""
+    asked = resolved.spec.service
+    metadata = _metadata(owner, owner.name)
+    metadata["labels"] = (asked.labels or {}) | metadata["labels"]
+    if asked.annotations:
+        metadata["annotations"] = dict(asked.annotations)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "type": str(asked.type),
+            "selector": names.selector(owner.name),
+            "ports": [{"name": "http", "port": resolved.port, "targetPort": "http", "protocol": "TCP"}],
+        },
+    }
+
+
+def disruption_budget(owner: Owner) -> dict[str, Any]:
+    """One engine at a time may be evicted, and one that does not serve always: a drain never hangs."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(owner, owner.name),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": names.selector(owner.name)},
+        },
+    }
+
+
+def config_map(owner: Owner, revision: str, files: Mapping[str, str], pin: str) -> dict[str, Any]:
+    """The engine files of a revision. Immutable: a running engine never sees them change."""
+    data = {config_key(path): text for path, text in sorted(files.items())} | {"pin.json": pin}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision}),
+        "immutable": True,
+        "data": data,
+    }
+
+
+def deployment(
+    owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """The Deployment of one revision. Its template never changes; only its replica count does."""
+    match = names.selector(owner.name) | {names.REVISION_LABEL: revision}
+    metadata = _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision})
+    metadata["annotations"] = {names.K_ANNOTATION: str(k)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": 0,
+            "strategy": {"type": "Recreate"},
+            "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": resolved.spec.rollout.startup_seconds + 600,
+            "selector": {"matchLabels": match},
+            "template": pod_template(owner.name, resolved, k, revision, files),
+        },
+    }

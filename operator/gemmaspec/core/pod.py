@@ -1,0 +1,193 @@
+"""The pod template of one revision: one engine, alone on its box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemmaspec.api.spec import Accelerator, EnvVar, SecretKeyRef
+from gemmaspec.core import names
+from gemmaspec.core.arguments import engine_arguments
+from gemmaspec.core.resolve import GB10_MEMORY_GIB, Resolved
+
+# Feature discovery's name of the GPU, and the one it gets under time-slicing.
+GB10_PRODUCTS = ["NVIDIA-GB10", "NVIDIA-GB10-SHARED"]
+# Endpoint removal reaches every kube-proxy within this time; until then a leaving engine still takes requests.
+PRE_STOP_SECONDS = 5
+# After the drain vLLM frees its device and exits; a 31B engine takes a few seconds.
+TEARDOWN_SECONDS = 15
+PROBE_PERIOD_SECONDS = 5
+
+
+def pod_template(
+    name: str, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Pod template for ``revision``; ``files`` are the engine files (path -> text) that its ConfigMap holds."""
+    spec = resolved.spec
+    labels = names.labels(name) | {names.REVISION_LABEL: revision}
+    grace = PRE_STOP_SECONDS + spec.rollout.drain_seconds + TEARDOWN_SECONDS
+    body: dict[str, Any] = {
+        "serviceAccountName": name,
+        "automountServiceAccountToken": False,
+        # A Service called `vllm` would otherwise put VLLM_PORT=tcp://… into the engine's environment.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [engine_container(resolved, k)],
+        "volumes": volumes(name, resolved, revision, files),
+    }
+    body |= placement(resolved)
+    return {"metadata": {"labels": labels, "annotations": {names.K_ANNOTATION: str(k)}}, "spec": body}
+
+
+def engine_container(resolved: Resolved, k: int) -> dict[str, Any]:
+    """The engine's container: the launcher, which starts and supervises vLLM."""
+    health = {"path": "/health", "port": "http"}
+    startup = resolved.spec.rollout.startup_seconds
+    return {
+        "name": names.ENGINE_CONTAINER,
+        "image": resolved.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-m", "gemmaspec_engine.launch", "--"],
+        "args": engine_arguments(resolved, k),
+        "env": environment(resolved),
+        "ports": [{"name": "http", "containerPort": resolved.port, "protocol": "TCP"}],
+        "resources": resources(resolved),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "startupProbe": {
+            "httpGet": health,
+            "periodSeconds": PROBE_PERIOD_SECONDS,
+            "timeoutSeconds": 5,
+            "failureThreshold": -(-startup // PROBE_PERIOD_SECONDS),
+        },
+        "readinessProbe": {"httpGet": health, "periodSeconds": 5, "timeoutSeconds": 10, "failureThreshold": 3},
+        # vLLM's /health fails only when its engine is dead; slow answers under load are no death.
+        "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 20, "failureThreshold": 6},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "engine", "mountPath": names.ENGINE_MOUNT, "readOnly": True},
+            {"name": "state", "mountPath": names.STATE_DIR},
+            {"name": "cache", "mountPath": names.CACHE_DIR},
+            {"name": "weights", "mountPath": names.WEIGHTS_DIR},
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 (a mount, not a temporary file)
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        ],
+    }
+
+
+def environment(resolved: Resolved) -> list[dict[str, Any]]:
+    """Environment of the engine: what the operator needs, then the user's."""
+    spec = resolved.spec
+    fixed = {
+        "PYTHONPATH": names.ENGINE_MOUNT,
+        "GEMMASPEC_PIN": names.PIN_PATH,
+        "HOME": f"{names.CACHE_DIR}/home",
+        "HF_HOME": names.WEIGHTS_DIR,
+        "XDG_CACHE_HOME": f"{names.CACHE_DIR}/xdg",
+        "XDG_CONFIG_HOME": f"{names.CACHE_DIR}/config",
+        "VLLM_CACHE_ROOT": f"{names.CACHE_DIR}/vllm",
+        "TRITON_CACHE_DIR": f"{names.CACHE_DIR}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{names.CACHE_DIR}/inductor",
+        "VLLM_NO_USAGE_STATS": "1",
+        # vLLM gives up on its own engine after 10 minutes unless told otherwise: shorter than a large cold boot.
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.rollout.startup_seconds),
+    }
+    own = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
+    variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in own]
+    if spec.service.api_key_secret_ref:
+        variables.append(_secret("VLLM_API_KEY", spec.service.api_key_secret_ref))
+    token = spec.cache.download.token_secret_ref if spec.cache and spec.cache.download else None
+    if token:
+        variables.append(_secret("HF_TOKEN", token))
+    return variables + list(own.values())
+
+
+def _secret(name: str, ref: SecretKeyRef) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
+
+
+def _variable(variable: EnvVar) -> dict[str, Any]:
+    source = variable.value_from
+    if source and source.secret_key_ref:
+        return _secret(variable.name, source.secret_key_ref)
+    if source and source.config_map_key_ref:
+        ref = {"name": source.config_map_key_ref.name, "key": source.config_map_key_ref.key}
+        return {"name": variable.name, "valueFrom": {"configMapKeyRef": ref}}
+    return {"name": variable.name, "value": variable.value or ""}
+
+
+def memory_budget_gib(resolved: Resolved) -> float | None:
+    """GiB of the node's memory that a GB10 engine plans with; None where memory is not the node's own.
+
+    Memory is unified there: the budget is the pod's memory request, so that the scheduler counts it.
+    """
+    memory = resolved.spec.memory
+    if resolved.accelerator is not Accelerator.GB10 or memory is None or memory.utilization is None:
+        return None
+    return memory.utilization * GB10_MEMORY_GIB
+
+
+def resources(resolved: Resolved) -> dict[str, Any]:
+    """Requests and limits; the user's amounts win over the derived ones."""
+    engine = resolved.spec.engine
+    given = engine.resources if engine else None
+    requests = given.requests.model_dump(exclude_none=True) if given and given.requests else {}
+    limits = given.limits.model_dump(exclude_none=True) if given and given.limits else {}
+    budget = memory_budget_gib(resolved)
+    if budget is not None:
+        requests = {"memory": f"{int(budget * 1024)}Mi"} | requests
+    if resolved.accelerator is not Accelerator.CPU:
+        limits = {"nvidia.com/gpu": "1"} | limits
+        requests = {"nvidia.com/gpu": "1"} | requests
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def volumes(name: str, resolved: Resolved, revision: str, files: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Volumes of the pod. The state volume survives restarts of the container: it holds the boot count."""
+    items = [{"key": config_key(path), "path": path} for path in sorted([*files, "pin.json"])]
+    shm = "1Gi" if resolved.accelerator is Accelerator.CPU else "8Gi"
+    return [
+        {"name": "engine", "configMap": {"name": names.revision_object(name, revision), "items": items}},
+        {"name": "state", "emptyDir": {}},
+        {"name": "cache", "emptyDir": {}},
+        {"name": "weights"} | _weights(resolved),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+
+def config_key(path: str) -> str:
+    """Key of a file in the ConfigMap: keys can't hold a slash."""
+    return path.replace("/", ".")
+
+
+def _weights(resolved: Resolved) -> dict[str, Any]:
+    weights = resolved.spec.cache.weights if resolved.spec.cache else None
+    if weights and weights.pvc:
+        return {"persistentVolumeClaim": {"claimName": weights.pvc.claim_name}}
+    if weights and weights.host_path:
+        return {"hostPath": {"path": weights.host_path.path, "type": "DirectoryOrCreate"}}
+    return {"emptyDir": {}}
+
+
+def placement(resolved: Resolved) -> dict[str, Any]:
+    """Node selection: GB10 affinity unless a selector replaces it, tolerations, runtime class."""
+    nodes = resolved.spec.nodes
+    placed: dict[str, Any] = {}
+    if nodes and nodes.selector:
+        placed["nodeSelector"] = dict(nodes.selector)
+    elif resolved.accelerator is Accelerator.GB10:
+        terms = [
+            {"key": "nvidia.com/gpu.product", "operator": "In", "values": GB10_PRODUCTS},
+            {"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]},
+        ]
+        required = {"nodeSelectorTerms": [{"matchExpressions": terms}]}
+        placed["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    if nodes and nodes.tolerations:
+        placed["tolerations"] = [entry.model_dump(exclude_none=True) for entry in nodes.tolerations]
+    default = "nvidia" if resolved.accelerator is Accelerator.GB10 else ""
+    runtime = nodes.runtime_class_name if nodes and nodes.runtime_class_name is not None else default
+    if runtime:
+        placed["runtimeClassName"] = runtime
+    return placed

@@ -1,0 +1,250 @@
+"""One pass over one resource: observation in, decision out.
+
+Order matters for crashes. A decision that carries state (K moved, a drafter proved itself) is stored in
+``.status`` before anything acts on it: a pass that died in between is repeated from the stored state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gemmaspec.core import control, drift, memory, names, rollout, status
+from gemmaspec.core.acceptance import lifetime, window
+from gemmaspec.core.control import Change, Evidence
+from gemmaspec.core.health import health
+from gemmaspec.core.observation import Child, Observation, Pod
+from gemmaspec.core.plan import Plan, engine_identity, plan
+from gemmaspec.core.problem import Problem, Stalling
+from gemmaspec.core.recipe import Recipes
+from gemmaspec.core.resolve import Resolved, resolve
+
+# A name that somebody else holds is looked at again this often.
+FOREIGN_RETRY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator's administrator decides, and the engine files of this release."""
+
+    recipes: Recipes
+    files: Mapping[str, str]
+    host_path_prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create an object that was not observed."""
+
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply over a child of ours that differs from the plan."""
+
+    body: Mapping[str, Any]
+    child: Child
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Remove fields that others added to a child of ours."""
+
+    patch: Mapping[str, Any]
+    child: Child
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Remove a child of ours that the plan no longer holds."""
+
+    child: Child
+
+
+Action = Create | Apply | Strip | Delete
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes event, written after the status that it speaks of."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do: ``actions`` in order, then ``status`` where it differs from the stored one, then ``events``.
+
+    wake_after: seconds until the next look that no watch event would cause; None for never.
+    """
+
+    actions: tuple[Action, ...] = ()
+    status: Mapping[str, Any] | None = None
+    events: tuple[Event, ...] = ()
+    wake_after: float | None = None
+
+
+def reconcile(observation: Observation, settings: Settings) -> Decision:
+    """Decide what one pass does."""
+    if observation.resource.deleting:
+        return Decision()  # garbage collection removes the children
+    try:
+        resolved = resolve(observation.resource.spec, settings.recipes)
+        _allowed(resolved, settings)
+    except Stalling as stalling:
+        return Decision(status=status.stalled(observation, stalling.problems))
+    change, evidence = decide_k(observation, resolved)
+    planned = plan(observation.resource.owner, resolved, change.state.effective, settings.files)
+    facts = _facts(observation, resolved, planned, change, evidence)
+    body = status.working(observation, facts)
+    known = memory.load(observation.resource.status)
+    if known is not None and memory.load(body) != known:
+        # The state of the machine changed: store it, act in the next pass.
+        return Decision(status=body, events=_events(change), wake_after=0.0)
+    actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts))
+    return Decision(actions=actions, status=body, wake_after=_wake(observation, change))
+
+
+def _allowed(resolved: Resolved, settings: Settings) -> None:
+    weights = resolved.spec.cache.weights if resolved.spec.cache else None
+    if not weights or not weights.host_path:
+        return
+    path = weights.host_path.path.rstrip("/") + "/"
+    if any(path.startswith(prefix.rstrip("/") + "/") for prefix in settings.host_path_prefixes):
+        return
+    allowed = ", ".join(settings.host_path_prefixes) or "none"
+    message = (
+        f"{weights.host_path.path!r} is below no prefix that the operator's administrator allows (allowed: {allowed}); "
+        "use cache.weights.pvc, or have the prefix added"
+    )
+    raise Stalling(Problem("HostPathNotAllowed", "spec.cache.weights.hostPath.path", message))
+
+
+def decide_k(observation: Observation, resolved: Resolved) -> tuple[Change, Evidence]:
+    """The rollback machine's step on what was observed."""
+    engine = engine_identity(resolved)
+    state = memory.load(observation.resource.status) or control.start(engine, resolved.k)
+    evidence = _evidence(observation, resolved, state)
+    change = control.step(
+        resolved.control, state, engine, resolved.k, evidence, resolved.prior, observation.now
+    )
+    return change, evidence
+
+
+def _evidence(observation: Observation, resolved: Resolved, state: control.ControlState) -> Evidence:
+    revision = observation.resource.status.get("revision")
+    current = [pod for pod in observation.pods if pod.revision == revision and pod.k == state.effective]
+    series = {pod.uid: observation.samples.get(pod.uid, ()) for pod in current if pod.ready}
+    ready = [pod for pod in current if pod.ready]
+    began = max((pod.ready_at or 0.0 for pod in ready), default=0.0)
+    since = max(observation.now - resolved.control.window_seconds, state.changed_at or 0.0, began)
+    ever, finished = lifetime(state.effective, series)
+    return Evidence(
+        recent=window(state.effective, series.values(), since),
+        ever=ever,
+        requests_finished=finished,
+        settled=0 < resolved.spec.replicas == len(ready) == len(observation.pods),
+        boot_seconds=_boot_seconds(ready),
+    )
+
+
+def _boot_seconds(ready: Sequence[Pod]) -> float | None:
+    boots = [pod.ready_at - pod.created_at for pod in ready if pod.ready_at and pod.created_at and not pod.restarts]
+    return max(boots, default=None)
+
+
+def _facts(
+    observation: Observation, resolved: Resolved, planned: Plan, change: Change, evidence: Evidence
+) -> status.Facts:
+    wanted = resolved.spec.replicas
+    current = [pod for pod in observation.pods if pod.revision == planned.revision]
+    scale = rollout.scale(planned.revision, wanted, _asked(observation), observation.pods)
+    return status.Facts(
+        resolved=resolved,
+        revision=planned.revision,
+        change=change,
+        recent=evidence.recent,
+        health=health(current, wanted, resolved.spec.rollout.max_restarts),
+        complete=scale.complete,
+        ready=sum(1 for pod in current if pod.ready),
+    )
+
+
+def _own(observation: Observation) -> list[Child]:
+    uid = observation.resource.owner.uid
+    return [child for child in observation.children if child.owner_uid == uid]
+
+
+def _asked(observation: Observation) -> dict[str, int]:
+    return {
+        child.revision: child.replicas
+        for child in _own(observation)
+        if child.kind == "Deployment" and child.revision is not None
+    }
+
+
+def _actions(
+    observation: Observation, planned: Plan, resolved: Resolved, facts: status.Facts
+) -> list[Action]:
+    """Everything that brings the children to the plan: shared objects, the revision's, replica counts, pruning."""
+    scale = rollout.scale(planned.revision, resolved.spec.replicas, _asked(observation), observation.pods)
+    deployment = _with_replicas(planned.deployment, scale.replicas[planned.revision])
+    actions: list[Action] = []
+    for body in (*planned.shared, planned.config, deployment):
+        actions += _ensure(observation, body)
+    settled = scale.complete and facts.ready >= resolved.spec.replicas
+    kept = {(body["kind"], body["metadata"]["name"]) for body in (*planned.shared, planned.config, deployment)}
+    for child in _own(observation):
+        if (child.kind, child.name) in kept:
+            continue
+        if child.revision is None or settled:
+            actions.append(Delete(child))
+        elif child.kind == "Deployment" and child.replicas != scale.replicas.get(child.revision, 0):
+            actions.append(_resize(child, scale.replicas.get(child.revision, 0)))
+    return actions
+
+
+def _with_replicas(deployment: Mapping[str, Any], count: int) -> dict[str, Any]:
+    return {**deployment, "spec": {**deployment["spec"], "replicas": count}}
+
+
+def _ensure(observation: Observation, body: Mapping[str, Any]) -> list[Action]:
+    child = observation.child(body["kind"], body["metadata"]["name"])
+    if child is None:
+        return [Create(body)]
+    patch = drift.removal_patch(body, child.foreign)
+    if patch is not None:
+        return [Strip(patch, child)]  # its watch event brings the next pass, which compares values
+    planned = {key: value for key, value in body.items() if key not in ("apiVersion", "kind")}
+    return [Apply(body, child)] if drift.differs(planned, child.body) else []
+
+
+def _resize(child: Child, count: int) -> Apply:
+    """An old revision keeps its template, whatever this release would render: only its replica count moves."""
+    spec = {**child.body["spec"], "replicas": count}
+    kept = ("name", "namespace", "labels", "annotations", "ownerReferences")
+    metadata = {key: child.body["metadata"][key] for key in kept if key in child.body["metadata"]}
+    metadata["annotations"] = {
+        key: value
+        for key, value in metadata.get("annotations", {}).items()
+        if key.startswith(names.K_ANNOTATION.split("/")[0])
+    }
+    return Apply({"apiVersion": "apps/v1", "kind": child.kind, "metadata": metadata, "spec": spec}, child)
+
+
+def _events(change: Change) -> tuple[Event, ...]:
+    if not change.moved:
+        return ()
+    kind = "Warning" if change.reason in ("DraftRejected", "DraftsDoNotPay") else "Normal"
+    return (Event(kind, change.reason, change.message),)
+
+
+def _wake(observation: Observation, change: Change) -> float | None:
+    if observation.foreign:
+        return FOREIGN_RETRY_SECONDS
+    until = change.state.hold_until
+    return max(1.0, until - observation.now) if until is not None else None

@@ -1,0 +1,213 @@
+"""The one place that writes ``.status``: facts of a pass in, the whole status out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gemmaspec.api.spec import Mode
+from gemmaspec.api.status import EngineStatus, GemmaSpecDeployStatus, HistoryEntry, KStatus
+from gemmaspec.core import figures, memory, moment, names
+from gemmaspec.core.acceptance import Window
+from gemmaspec.core.control import Change, ControlState
+from gemmaspec.core.health import Health
+from gemmaspec.core.observation import Foreign, Observation
+from gemmaspec.core.problem import Problem
+from gemmaspec.core.resolve import Resolved
+
+HISTORY = 20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One condition before it has a time: type, status, reason, message."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a pass found out about a resource that can be made so."""
+
+    resolved: Resolved
+    revision: str
+    change: Change
+    recent: Window
+    health: Health
+    complete: bool
+    ready: int
+
+
+def stalled(observation: Observation, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Status of a resource whose spec can't be made so: what runs stays, and is still reported."""
+    status = dict(observation.resource.status)
+    serving = sum(1 for pod in observation.pods if pod.ready)
+    message = "; ".join(str(problem) for problem in problems)
+    ready = (
+        Verdict("Ready", "True", "ServingEarlierSpec", f"{serving} engines of an earlier spec serve")
+        if serving
+        else Verdict("Ready", "False", problems[0].reason, message)
+    )
+    verdicts = [
+        ready,
+        Verdict("Reconciling", "False", problems[0].reason, "waiting for another spec"),
+        Verdict("Stalled", "True", problems[0].reason, message),
+    ]
+    kept = [Verdict(c["type"], c["status"], c["reason"], c["message"]) for c in status.get("conditions", ())]
+    verdicts += [entry for entry in kept if entry.type in ("EngineHealthy", "SpeculationHealthy")]
+    status["observedGeneration"] = observation.resource.generation
+    status["replicas"] = sum(1 for pod in observation.pods if pod.occupies)
+    status["selector"] = names.selector_text(observation.resource.owner.name)
+    status["conditions"] = conditions(observation, verdicts)
+    return status
+
+
+def working(observation: Observation, facts: Facts) -> dict[str, Any]:
+    """Status of a resource that is made so, or on its way."""
+    owner, previous = observation.resource.owner, observation.resource.status
+    resolved, state = facts.resolved, facts.change.state
+    verdicts = [
+        _ready(facts),
+        *_progress(observation, facts),
+        Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
+        speculation(resolved, state, facts.recent),
+    ]
+    decided = facts.change.moved
+    body = GemmaSpecDeployStatus(
+        observed_generation=observation.resource.generation,
+        replicas=sum(1 for pod in observation.pods if pod.occupies),
+        ready_replicas=facts.ready,
+        selector=names.selector_text(owner.name),
+        endpoint=names.endpoint(owner.name, owner.namespace, resolved.port),
+        target=resolved.target,
+        revision=facts.revision,
+        k=_k(previous, state, observation.now),
+        control=memory.store(state),
+        engine=_engine(observation, resolved),
+        history=_history(previous, facts.change, state, observation),
+    ).body()
+    body["conditions"] = conditions(observation, verdicts)
+    body["acceptance"] = figures.acceptance(previous.get("acceptance"), facts.recent, observation.now, decided)
+    body["throughput"] = figures.throughput(previous.get("throughput"), facts.recent, observation.now, decided)
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def conditions(observation: Observation, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Verdicts as conditions; the time of the last transition is carried forward while the status stands."""
+    known = {entry["type"]: entry for entry in observation.resource.status.get("conditions", ())}
+    written = []
+    for verdict in verdicts:
+        before = known.get(verdict.type)
+        same = before is not None and before["status"] == verdict.status
+        since = before["lastTransitionTime"] if before is not None and same else moment.text(observation.now)
+        written.append(
+            {
+                "type": verdict.type,
+                "status": verdict.status,
+                "reason": verdict.reason,
+                "message": verdict.message,
+                "observedGeneration": observation.resource.generation,
+                "lastTransitionTime": since,
+            }
+        )
+    return written
+
+
+def _ready(facts: Facts) -> Verdict:
+    wanted = facts.resolved.spec.replicas
+    if wanted == 0:
+        return Verdict("Ready", "True", "ScaledToZero", "replicas is 0")
+    if facts.ready >= wanted:
+        return Verdict("Ready", "True", "Serving", f"{facts.ready} of {wanted} engines of this revision serve")
+    if facts.health.status == "False":
+        return Verdict("Ready", "False", facts.health.reason, facts.health.message)
+    return Verdict("Ready", "False", "Starting", f"{facts.ready} of {wanted} engines of this revision serve")
+
+
+def _progress(observation: Observation, facts: Facts) -> list[Verdict]:
+    """Reconciling and Stalled, the two that kstatus reads besides Ready."""
+    if observation.foreign:
+        message = "; ".join(_foreign(foreign) for foreign in observation.foreign)
+        return [
+            Verdict("Reconciling", "False", "NameTaken", "waiting for the name to become free"),
+            Verdict("Stalled", "True", "NameTaken", message),
+        ]
+    if facts.health.parked:
+        return [
+            Verdict("Reconciling", "False", facts.health.reason, "the engine is parked"),
+            Verdict("Stalled", "True", facts.health.reason, facts.health.message),
+        ]
+    clear = Verdict("Stalled", "False", "Progressing", "nothing stands in the way")
+    if facts.complete and (facts.ready >= facts.resolved.spec.replicas):
+        return [Verdict("Reconciling", "False", "Settled", "what runs is what the spec asks for"), clear]
+    return [Verdict("Reconciling", "True", "RollingOut", f"driving to revision {facts.revision}"), clear]
+
+
+def _foreign(foreign: Foreign) -> str:
+    return (
+        f"{foreign.kind} {foreign.name} exists and belongs to {foreign.owner}; it is left alone. Rename this "
+        "resource, or remove that object"
+    )
+
+
+def speculation(resolved: Resolved, state: ControlState, recent: Window) -> Verdict:
+    """The condition SpeculationHealthy."""
+    kind = "SpeculationHealthy"
+    if state.fault:
+        message = state.reason or "this engine accepts none of its drafts; the drafter is broken"
+        return Verdict(kind, "False", "DraftRejected", message)
+    if state.desired == 0:
+        return Verdict(kind, "Unknown", "SpeculationOff", "the spec asks for no drafts")
+    if state.effective < state.desired:
+        return Verdict(kind, "False", "KLowered", state.reason)
+    if state.on_trial:
+        return Verdict(kind, "Unknown", "OnTrial", state.reason)
+    if not state.proved:
+        return Verdict(kind, "Unknown", "NotMeasured", "too few drafts so far to judge the drafter")
+    note = " (mode Fixed: K is reported, not moved)" if resolved.control.mode is Mode.FIXED else ""
+    return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} as asked for{note}")
+
+
+def _k(previous: Mapping[str, Any], state: ControlState, now: float) -> KStatus:
+    before = previous.get("k") or {}
+    same = before.get("effective") == state.effective and before.get("since")
+    return KStatus(
+        desired=state.desired,
+        effective=state.effective,
+        reason=state.reason or "as asked for",
+        since=before["since"] if same else moment.text(now),
+        actuator="Restart",
+    )
+
+
+def _engine(observation: Observation, resolved: Resolved) -> EngineStatus:
+    digests = sorted({pod.image_digest for pod in observation.pods if pod.image_digest and not pod.terminating})
+    recipe = resolved.recipe
+    return EngineStatus(
+        vllm=resolved.spec.engine.vllm if resolved.spec.engine else None,
+        image=resolved.image,
+        image_digest=digests[0] if digests else None,
+        recipe=f"{recipe.name} (version {recipe.version})" if recipe else None,
+    )
+
+
+def _history(
+    previous: Mapping[str, Any], change: Change, state: ControlState, observation: Observation
+) -> list[HistoryEntry] | None:
+    entries = [HistoryEntry.model_validate(entry) for entry in previous.get("history", ())]
+    if change.moved:
+        before = (previous.get("k") or {}).get("effective")
+        entries.append(
+            HistoryEntry(
+                time=moment.text(observation.now),
+                reason=change.reason,
+                message=change.message,
+                from_k=before,
+                to_k=state.effective,
+            )
+        )
+    return entries[-HISTORY:] or None
