@@ -33,8 +33,8 @@ _INSTALL_SECONDS: Final = 3600.0
 _CHECK_SECONDS: Final = 300.0
 _DOWNLOAD: Final = "about 2.7 GB from PyPI, 5.4 GB on disk"
 
-# Left out of the lock. All but the last come along with PyPI's CUDA build of torch and are loaded on a GPU only
-# (what libtorch_cuda.so is linked against has to stay); the rest decodes audio and pictures for other models.
+# Left out of the lock. The first six come with PyPI's CUDA build of torch and are loaded on a GPU only (what
+# libtorch_cuda.so is linked against has to stay); the rest decodes sound and pictures for other models.
 _LEFT_OUT: Final = (
     "triton",
     "nvidia-cusolver",
@@ -47,7 +47,7 @@ _LEFT_OUT: Final = (
     "torchcodec",
     "torchvision",
 )
-# vLLM starts a whole Python to inspect each model class, and keeps the answer in its cache folder: ask once here.
+# vLLM starts a whole Python to inspect each model class and keeps the answer in its cache folder: asked once.
 _ARCHITECTURES: Final = ("Gemma4ForCausalLM", "Gemma4MTPModel")
 _INSPECT: Final = """
 import sys
@@ -82,7 +82,7 @@ def host_python() -> Path:
 
 
 def _run(command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None) -> None:
-    """Runs a command whose output goes to the terminal. Raises EngineError when it fails or takes too long."""
+    """Runs a command, its output on the terminal. Raises EngineError when it fails or takes too long."""
     name = " ".join(Path(part).name if part.startswith("/") else part for part in command[:3])
     try:
         done = subprocess.run(command, env={**os.environ, **(env or {})}, stdout=sys.stderr, timeout=seconds)
