@@ -30,8 +30,8 @@ class Traffic:
     """`streams` requests at a time against one engine, each answered in full before the next one goes out.
 
     code_share: how many of the requests are code (1: all, 0: only prose); may be set at any moment and holds
-    for requests that start from then on. Failures are recorded and retried with a growing pause: an engine that
-    restarts costs calls, not the run. With one seed the requests are the same ones in the same order.
+    for requests that start from then on. Failures are recorded and retried with a growing pause: an engine
+    that restarts costs calls, not the run. With one seed the requests are the same ones in the same order.
     """
 
     def __init__(
