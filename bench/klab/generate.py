@@ -16,12 +16,12 @@ VALIDATION = 1_000_000
 
 def _accept(rng: np.random.Generator, k_max: int) -> tuple[float, ...]:
     kind = rng.random()
-    if kind < 0.15:
-        first = rng.uniform(0.02, 0.3)
-    elif kind < 0.75:
+    if kind < 0.3:
+        first = rng.uniform(0.02, 0.35)
+    elif kind < 0.65:
         first = rng.uniform(0.4, 0.9)
     else:
-        first = rng.uniform(0.75, 0.97)
+        first = rng.uniform(0.8, 0.98)
     slope = rng.choice([0.0, rng.normal(0.0, 0.02), -abs(rng.normal(0.0, 0.05))])
     values = first + slope * np.arange(k_max) + rng.normal(0, 0.02, k_max)
     return tuple(float(v) for v in np.clip(values, 0.005, 0.985))
@@ -32,8 +32,8 @@ class _Hardware:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.base = float(np.exp(rng.uniform(np.log(5), np.log(90))))
-        self.slope = float(np.exp(rng.uniform(np.log(0.012), np.log(0.35))))
-        self.jump = float(rng.choice([0.0, rng.uniform(0, 0.25)]))
+        self.slope = float(np.exp(rng.uniform(np.log(0.02), np.log(0.5))))
+        self.jump = float(rng.choice([0.0, rng.uniform(0, 0.5)]))
         self.bend = float(rng.choice([1.0, rng.uniform(0.7, 1.3)]))
         self.batch_base = float(rng.uniform(0.0, 0.12))
         self.batch_slope = float(rng.uniform(0.0, 0.15))

@@ -230,15 +230,17 @@ def _expectation(rates: Sequence[float]) -> tuple[list[float], list[float]]:
 class _Curve:
     """Step times of one batch size over the grid of K."""
 
-    __slots__ = ("count", "doubt", "due", "mean", "ms", "shape", "tilt")
+    __slots__ = ("age", "count", "doubt", "due", "mean", "ms", "seen", "shape", "unsure")
 
     def __init__(self, size: int) -> None:
         self.count = [0.0] * size
         self.mean = [0.0] * size
+        self.seen = [0] * size
         self.ms: list[float] = []
         self.doubt: list[float] = []
         self.shape: list[float] = []
-        self.tilt = 0.0
+        self.unsure: list[float] = []
+        self.age = 0
         self.due = 0
 
 
@@ -254,22 +256,31 @@ class StepTimes:
         prior: {batch: {k: ms}}, published or swept before.
     """
 
-    SLOPE = 0.08
+    SLOPE = 0.1
     TILT = 0.5
-    TILT_KNOWN = 0.15
+    TILT_KNOWN = 0.2
     CELL = 0.025
+    FIRST = 0.15
+    FIRST_KNOWN = 0.06
     MEMORY = 64.0
     BATCHES = 64
+    SUSPECT = 0.02
+    GROWTH = 0.004
+    REOPENED = 0.1
 
     def __init__(self, ks: Sequence[int], *, prior: Mapping[int, Mapping[int, float]] | None = None) -> None:
         self.ks = tuple(ks)
         self.index = {k: i for i, k in enumerate(self.ks)}
         top = self.ks[-1] or 1
         self.x = [k / top for k in self.ks]
+        self.cell2 = [(self.FIRST if k == 0 else self.CELL) ** 2 for k in self.ks]
+        self.cell2_known = [(self.FIRST_KNOWN if k == 0 else self.CELL) ** 2 for k in self.ks]
         self.curves: dict[int, _Curve] = {}
         self.noise = 0.04
         self._drift_up = 0.0
         self._drift_down = 0.0
+        self._recent: list[float] = []
+        self._last = -1
         for batch, row in sorted((prior or {}).items()):
             curve = self.curve(batch)
             for k, ms in row.items():
@@ -279,23 +290,39 @@ class StepTimes:
             self.refit(batch, curve)
 
     def curve(self, batch: int) -> _Curve:
-        """The curve of a batch size, made up from its nearest neighbour when it is new."""
+        """The curve of a batch size; a new one is made up from its nearest neighbour."""
         curve = self.curves.get(batch)
         if curve is None:
             if len(self.curves) >= self.BATCHES:
                 del self.curves[next(iter(self.curves))]
-            curve = _Curve(len(self.ks))
-            near = min(self.curves, key=lambda b: abs(math.log(max(b, 1) / max(batch, 1))), default=None)
-            if near is None or not self.curves[near].ms:
-                curve.shape = [1.0 + self.SLOPE * k for k in self.ks]
-                curve.tilt = self.TILT
-            else:
-                curve.shape = list(self.curves[near].ms)
-                curve.tilt = self.TILT_KNOWN
-            curve.ms = list(curve.shape)
-            curve.doubt = [curve.tilt * x for x in self.x]
-            self.curves[batch] = curve
+            curve = self.curves[batch] = _Curve(len(self.ks))
+            self._inherit(batch, curve)
+        elif batch != self._last and curve.age < 64:
+            self._inherit(batch, curve)
+        self._last = batch
         return curve
+
+    def _inherit(self, batch: int, curve: _Curve) -> None:
+        """Take the shape, and the doubt about it, from the nearest batch size that knows more."""
+        near, best = None, 0.0
+        for other, known in self.curves.items():
+            if known is not curve and known.age > curve.age:
+                score = min(known.age, 32) / (0.2 + abs(math.log(max(other, 1) / max(batch, 1))))
+                if score > best:
+                    near, best = known, score
+        if near is not None:
+            curve.shape = list(near.ms)
+            curve.unsure = list(near.doubt)
+        elif not curve.shape:
+            curve.shape = [1.0 + self.SLOPE * k for k in self.ks]
+            curve.unsure = []
+        else:
+            return
+        if curve.age:
+            self.refit(batch, curve)
+        else:
+            curve.ms = list(curve.shape)
+            curve.doubt = [self.TILT * x + 0.1 for x in self.x]
 
     def observe(self, batch: int, k: int, ms: float) -> None:
         """Take in one step time; K outside the grid and unusable times are ignored."""
@@ -304,84 +331,147 @@ class StepTimes:
             return
         curve = self.curve(batch)
         known = curve.count[i]
-        if known:
+        if known < 1.0:
+            self._open(curve, i, ms)
+        else:
             ratio = math.log(ms / curve.mean[i])
-            z = ratio / max(self.noise, 0.008)
             if known >= 3.0:
-                self._watch(curve, max(-4.0, min(4.0, z)), i, ms)
+                self._watch(curve, ratio / max(self.noise, 0.008), i, ms)
                 known = curve.count[i]
-            bound = 3.0 * self.noise + 0.3 / known
-            ratio = max(-bound, min(bound, ratio))
-            if known >= 3.0:
-                self.noise = math.sqrt(self.noise**2 * 0.98 + 0.02 * min(ratio * ratio, 0.25) * known / (known + 1))
-            ms = curve.mean[i] * math.exp(ratio)
+                ratio = math.log(ms / curve.mean[i])
+            if known < 2.0 and ratio < -0.4:
+                # A step can only be too slow by accident: the first one was.
+                curve.mean[i], curve.count[i] = ms, 1.0
+            else:
+                self._average(curve, i, known, ratio)
+        curve.age += 1
+        curve.seen[i] = curve.age
+        curve.due -= 1
+        if curve.due <= 0 or known < 6.0:
+            self.refit(batch, curve)
+
+    def _open(self, curve: _Curve, i: int, ms: float) -> None:
+        """First sight of a cell: take it, unless it is far slower than the others promise."""
+        known = curve.count[i]
+        if known > 0.0 and abs(math.log(ms / curve.mean[i])) > 0.3:
+            curve.mean[i], curve.count[i] = min(ms, curve.mean[i]), 1.0 if ms < curve.mean[i] else 0.5
+            return
+        if known > 0.0:
+            curve.count[i] += 1.0
+            return
+        curve.mean[i], curve.count[i] = ms, 1.0
+        if not any(n > 0.0 for j, n in enumerate(curve.count) if j != i):
+            return
+        gap = math.log(ms / curve.ms[i])
+        limit = 0.3 + 3.0 * curve.doubt[i]
+        if gap > limit:
+            curve.count[i] = self.SUSPECT
+        elif gap < -limit:
+            curve.count = [min(n, self.SUSPECT) if n < 2.0 else n for n in curve.count]
+            curve.count[i] = 1.0
+
+    def _average(self, curve: _Curve, i: int, known: float, ratio: float) -> None:
+        bound = 3.0 * self.noise + 0.3 / known
+        ratio = max(-bound, min(bound, ratio))
+        if known >= 3.0:
+            fresh = min(ratio * ratio, 0.25) * known / (known + 1)
+            self.noise = math.sqrt(self.noise * self.noise * 0.98 + 0.02 * fresh)
         known = min(known + 1.0, self.MEMORY)
         curve.count[i] = known
-        curve.mean[i] += (ms - curve.mean[i]) / known
-        curve.due -= 1
-        if curve.due <= 0 or known < 6:
-            self.refit(batch, curve)
+        curve.mean[i] *= 1.0 + (math.exp(ratio) - 1.0) / known
 
     def _watch(self, curve: _Curve, z: float, i: int, ms: float) -> None:
         """Two-sided CUSUM on the standardised residual; on alarm the curve is rescaled and reopened."""
+        self._recent = [*self._recent[-4:], ms / curve.mean[i]]
+        z = max(-4.0, min(4.0, z))
         self._drift_up = max(0.0, self._drift_up + z - 0.75)
         self._drift_down = max(0.0, self._drift_down - z - 0.75)
         if self._drift_up < 9.0 and self._drift_down < 9.0:
             return
         self._drift_up = self._drift_down = 0.0
-        ratio = ms / curve.mean[i]
-        for j, count in enumerate(curve.count):
-            if count:
-                curve.mean[j] *= ratio
-                curve.count[j] = min(count, 0.5)
-        curve.count[i] = 1.0
+        ratio = sorted(self._recent)[len(self._recent) // 2]
+        self._recent = []
+        curve.shape = [x * ratio for x in curve.ms]
+        curve.unsure = [self.REOPENED] * len(self.ks)
+        curve.count = [0.0] * len(self.ks)
+        curve.count[i], curve.mean[i] = 1.0, curve.mean[i] * ratio
 
     def refit(self, batch: int, curve: _Curve) -> None:
         """Fit scale and tilt of the shape to the visited cells; predict the rest."""
-        noise2, cell2 = self.noise**2, self.CELL**2
-        weights: list[float] = []
-        first = next((curve.mean[i] / s for i, s in enumerate(curve.shape) if curve.count[i]), 0.0)
-        if not first:
-            return
+        noise2 = self.noise * self.noise
+        cells = self.cell2_known if curve.unsure else self.cell2
+        unsure = curve.unsure
+        first = 0.0
         a = b = c = p = q = 0.0
         for i, n in enumerate(curve.count):
-            w = 1.0 / (noise2 / n + cell2) if n else 0.0
-            weights.append(w)
-            if w:
-                x, y = self.x[i], curve.mean[i] / (curve.shape[i] * first)
-                a += w
-                b += w * x
-                c += w * x * x
-                p += w * y
-                q += w * x * y
-        c += 1.0 / curve.tilt**2
+            if n <= 0.0:
+                continue
+            if not first:
+                first = curve.mean[i] / curve.shape[i]
+            w = 1.0 / (noise2 / n + cells[i] + (unsure[i] ** 2 if unsure else 0.0))
+            x, y = self.x[i], curve.mean[i] / (curve.shape[i] * first)
+            a += w
+            b += w * x
+            c += w * x * x
+            p += w * y
+            q += w * x * y
+        if not first:
+            return
+        c += 1.0 / (self.TILT_KNOWN if unsure else self.TILT) ** 2
         a += 1e-3
         p += 1e-3
         det = a * c - b * b
         level, slope = (c * p - b * q) / det, (a * q - b * p) / det
-        self._predict(curve, [first * max(level + slope * x, 0.05) for x in self.x], (c / det, -b / det, a / det))
+        scale = [first * max(level + slope * x, 0.05) * s for x, s in zip(self.x, curve.shape, strict=True)]
+        self._predict(curve, scale, cells, (c / det, -2.0 * b / det, a / det))
         curve.due = 8
 
-    def _predict(self, curve: _Curve, scale: list[float], cov: tuple[float, float, float]) -> None:
-        noise2, cell2 = self.noise**2, self.CELL**2
+    def _predict(
+        self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]
+    ) -> None:
+        noise2 = self.noise * self.noise
         size = len(self.ks)
         off = [0.0] * size
         for i, n in enumerate(curve.count):
             if n:
-                off[i] = (curve.mean[i] / (curve.shape[i] * scale[i]) - 1.0) * n / (n + noise2 / cell2)
+                off[i] = (curve.mean[i] / scale[i] - 1.0) * n / (n + noise2 / cells[i])
         left = -1
+        unsure = curve.unsure
         for i in range(size):
             n = curve.count[i]
-            if n:
-                curve.ms[i] = curve.shape[i] * scale[i] * (1.0 + off[i])
-                curve.doubt[i] = 1.0 / math.sqrt(n / noise2 + 1.0 / cell2)
+            extra = cells[i] + (unsure[i] ** 2 if unsure else 0.0)
+            if n >= 0.2:
+                curve.ms[i] = scale[i] * (1.0 + off[i])
+                age = self.GROWTH * self.GROWTH * (curve.age - curve.seen[i])
+                curve.doubt[i] = math.sqrt(1.0 / (n / noise2 + 1.0 / extra) + age)
                 left = i
                 continue
-            right = next((j for j in range(i + 1, size) if curve.count[j]), -1)
-            guess = _between(i, left, right, off, self.x)
+            age = self.GROWTH * self.GROWTH * (curve.age - curve.seen[i])
+            right = next((j for j in range(i + 1, size) if curve.count[j] >= 0.2), -1)
             x = self.x[i]
-            curve.ms[i] = curve.shape[i] * scale[i] * (1.0 + guess)
-            curve.doubt[i] = math.sqrt(max(cov[0] + 2 * cov[1] * x + cov[2] * x * x, 0.0) + cell2)
+            curve.ms[i] = scale[i] * (1.0 + _between(i, left, right, off, self.x))
+            curve.doubt[i] = math.sqrt(max(cov[0] + cov[1] * x + cov[2] * x * x, 0.0) + extra + age)
+        self._order(curve)
+
+    def _order(self, curve: _Curve) -> None:
+        """A larger K never makes a step shorter: where cells contradict that, the better known one wins."""
+        count, ms = curve.count, curve.ms
+        best = -1
+        for i in range(len(ms) - 1, -1, -1):
+            if best >= 0 and ms[i] > 1.03 * ms[best]:
+                if count[i] < count[best]:
+                    ms[i] = 1.03 * ms[best]
+                continue
+            if count[i] >= 2.0:
+                best = i
+        best = -1
+        for i in range(len(ms)):
+            if best >= 0 and ms[i] * 1.03 < ms[best]:
+                if count[i] < count[best]:
+                    ms[i] = ms[best] / 1.03
+                continue
+            if count[i] >= 2.0:
+                best = i
 
 
 def _between(i: int, left: int, right: int, off: list[float], x: list[float]) -> float:

@@ -17,7 +17,7 @@ class Adaptive(Policy):
     """
 
     name: ClassVar[str] = "adaptive"
-    TIME_BONUS = 0.7
+    TIME_BONUS = 2.0
     RATE_BONUS = 0.5
     STICK = 1.003
 
@@ -38,6 +38,9 @@ class Adaptive(Policy):
         self._countdown = 0
         self._up = self._down = 0.0
         self._idle = 0
+        self._quiet = 0
+        self._interval = 16.0
+        self._since = 0
 
     def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
         if batch < 1:
@@ -63,8 +66,24 @@ class Adaptive(Policy):
                 score *= self.STICK
             if score > best_score:
                 best, best_score = k, score
+        if best == 0 and len(self._allowed) > 1:
+            return self._probe(batch, ms)
+        self._quiet = 0
         self._k = best
         return best
+
+    def _probe(self, batch: int, ms: list[float]) -> int:
+        self._quiet += 1
+        self._k = 0
+        if self._up > 1.5 or self._quiet >= self._interval:
+            self._quiet = 0
+            index = self.times.index
+            first = ms[index[self._allowed[1]]]
+            probe = max(k for k in self._allowed[1:] if ms[index[k]] <= 1.1 * first)
+            cost = max(0.02, 1.0 - ms[index[0]] / ms[index[probe]])
+            self._interval = min(512.0, max(8.0, (2.0 * cost * (300.0 + self._since) / 0.3) ** 0.5))
+            return probe
+        return 0
 
     def observe(
         self,
@@ -75,6 +94,7 @@ class Adaptive(Policy):
         requests: Sequence[Hashable] = (),
     ) -> None:
         check_step(batch, k, accepted, requests)
+        self._since += 1
         if usable(step_ms):
             self.times.observe(max(batch, 1), k, step_ms)
         if k and accepted:
@@ -92,6 +112,8 @@ class Adaptive(Policy):
         self._down = max(0.0, self._down - z - 0.4)
         if self._up > 8.0 or self._down > 8.0:
             self._up = self._down = 0.0
+            self._since = 0
+            self._interval = 16.0
             self.acceptance.forget(0.2)
             self._countdown = 0
 
