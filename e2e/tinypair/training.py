@@ -1,4 +1,4 @@
-"""Training of the target, seeded, on one thread; and what both trainings share: text rows and the optimiser."""
+"""Training of the target, seeded, on one thread; and what both trainings share: rows of text, the optimiser."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 from transformers import Gemma4ForCausalLM, PreTrainedTokenizerFast
 
 from tinypair import shapes
@@ -33,11 +33,9 @@ class TargetPlan:
 
 
 def soften(model: Model) -> None:
-    """Start gently: Gemma 4 scales scores by 1 and normalises after each sublayer, too loud for so few steps."""
+    """Start gently: scores scaled by 1 and a norm after each sublayer are too loud for so few steps."""
     for name, weight in model.named_parameters():
-        if name.endswith(
-            ("q_norm.weight", "post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
-        ):
+        if name.endswith(("q_norm.weight", "post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
             weight.data.fill_(0.3)
         elif name.endswith("embed_tokens.weight"):
             weight.data.mul_(2.0)
@@ -62,9 +60,7 @@ def advancer(model: Model, rate: float, steps: int) -> Callable[[], None]:
     return advance
 
 
-def rows(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, kinds: list[Kind], length: int = ROW
-) -> Tensor:
+def rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random, kinds: list[Kind], length: int = ROW) -> Tensor:
     """One row of fresh text for each kind, starting anywhere in it."""
     cut = []
     for kind in kinds:
@@ -87,7 +83,7 @@ def train_target(tokenizer: PreTrainedTokenizerFast, plan: TargetPlan, say: Say)
     for step in range(plan.steps):
         text = rows(tokenizer, rng, kinds)
         logits = model(input_ids=text, use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), text[:, 1:].flatten())
+        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), text[:, 1:].flatten())
         loss.backward()
         advance()
         if step % 20 == 0 or step == plan.steps - 1:

@@ -56,7 +56,5 @@ class Summary:
             failed=len(chosen) - len(good),
             tokens=sum(call.tokens for call in chosen),
             ttft_median=statistics.median(first) if first else None,
-            call_tokens_per_second=statistics.median(call.tokens_per_second for call in good)
-            if good
-            else None,
+            call_tokens_per_second=statistics.median(call.tokens_per_second for call in good) if good else None,
         )

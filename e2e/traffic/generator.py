@@ -87,9 +87,7 @@ class Traffic:
     async def run(self, seconds: float | None = None) -> None:
         """Sends requests for `seconds`, or until stopped, and returns when the last one has been answered."""
         end = None if seconds is None else time.monotonic() + seconds
-        client = AsyncOpenAI(
-            base_url=self.base_url, api_key=self._api_key, max_retries=0, timeout=self._call_seconds
-        )
+        client = AsyncOpenAI(base_url=self.base_url, api_key=self._api_key, max_retries=0, timeout=self._call_seconds)
         async with client, asyncio.TaskGroup() as streams:
             for _ in range(self.streams):
                 streams.create_task(self._stream(client, end))
