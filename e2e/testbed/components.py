@@ -121,6 +121,7 @@ def controller_manager(programs: Path, secrets: Secrets, config: Path, *more: st
         "--leader-elect=false",
         "--secure-port=0",
         "--profiling=false",
+        f"--flex-volume-plugin-dir={config.parent / 'volume-plugins'}",  # its default is made on the host
         "--kube-api-qps=200",
         "--kube-api-burst=400",
         *more,
