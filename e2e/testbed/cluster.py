@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -290,14 +290,17 @@ class Cluster:
         self._start_machines(machines)
         self.control.start_api(secrets, api)
         with ThreadPoolExecutor(len(machines)) as pool:
-            loading = [pool.submit(self._start_runtime, m, state, list(made.values())) for m in machines]
+            runtimes = [pool.submit(m.start_containerd, state.snapshotter, spec) for m in machines]
             port = self._open_door(secrets)
+            for runtime in runtimes:
+                runtime.result()
+            loads = [pool.submit(self._give, machine, made.values()) for machine in machines]
             self.control.start_rest(secrets, [*_CONTROLLER_FLAGS, *controllers])
-            for one in loading:
-                one.result()
-        for machine in machines:
-            machine.start_kubelet(secrets)
-        self._settle(machines)
+            for machine in machines:
+                machine.start_kubelet(secrets)
+            self._settle(machines)
+            for load in loads:
+                load.result()
         state.moved_to(UP, port).write(self.home)
 
     def _start_machines(self, machines: Sequence[NodeMachine]) -> None:
@@ -309,8 +312,7 @@ class Cluster:
             machine.plug_in(self.control, [m.place for m in machines])
 
     @staticmethod
-    def _start_runtime(machine: NodeMachine, state: State, images: Sequence[Image]) -> None:
-        machine.start_containerd(state.snapshotter, state.engine_spec)
+    def _give(machine: NodeMachine, images: Iterable[Image]) -> None:
         for image in images:
             machine.load(image)
 

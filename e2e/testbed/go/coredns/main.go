@@ -16,6 +16,6 @@ import (
 
 func main() {
 	// The order in which a query passes the plug-ins.
-	dnsserver.Directives = []string{"bind", "ready", "errors", "cache", "template", "kubernetes"}
+	dnsserver.Directives = []string{"bind", "ready", "errors", "cache", "kubernetes", "template"}
 	coremain.Run()
 }
