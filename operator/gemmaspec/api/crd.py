@@ -126,7 +126,7 @@ def definition() -> dict[str, Any]:
                 "properties": {
                     "apiVersion": {"type": "string", "description": "Version of this schema."},
                     "kind": {"type": "string", "description": "GemmaSpecDeploy."},
-                    "metadata": {"type": "object", "description": "Standard object metadata."},
+                    "metadata": {"type": "object"},
                     "spec": spec,
                     "status": status,
                 },

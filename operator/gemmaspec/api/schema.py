@@ -42,6 +42,4 @@ Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-
 Word = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][-._A-Za-z0-9]*$")]
 ModelName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^(/[^\s]+|[A-Za-z0-9][^\s]*)$")]
 Revision = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][-._/A-Za-z0-9]*$")]
-Quantity = Annotated[
-    str, Field(min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
-]
+Quantity = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]

@@ -75,9 +75,7 @@ class EnvSource(Model):
     """Where an environment variable's value comes from."""
 
     secret_key_ref: SecretKeyRef | None = Field(None, description="Key of a Secret that holds the value.")
-    config_map_key_ref: ConfigMapKeyRef | None = Field(
-        None, description="Key of a ConfigMap that holds the value."
-    )
+    config_map_key_ref: ConfigMapKeyRef | None = Field(None, description="Key of a ConfigMap that holds the value.")
 
 
 class EnvVar(Model):
@@ -171,13 +169,19 @@ class Engine(Model):
         None, description="vLLM version in the image; decides which command-line keys are used."
     )
     scheduling: Scheduling | None = Field(None, description="Batching.")
-    extra_args: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=32)
-    ] | None = Field(
+    extra_args: (
+        Annotated[
+            list[
+                Annotated[str, Field(min_length=1, max_length=256, json_schema_extra=rules(*flags.extra_args_rules()))]
+            ],
+            Field(max_length=32),
+        ]
+        | None
+    ) = Field(
         None,
         description="Further vLLM flags, each token one item. Only flags of a known list are taken, and none "
         "that a typed field sets.",
-        json_schema_extra=rules(*flags.extra_args_rules()) | {"x-kubernetes-list-type": "atomic"},
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     env: Annotated[list[EnvVar], Field(max_length=32)] | None = Field(
         None,
@@ -328,7 +332,7 @@ class Speculative(Model):
             ),
             rule(
                 "!has(self.method) || !(self.method in ['ngram', 'suffix', 'off']) || !has(self.drafter)",
-                "the methods ngram, suffix and off have no draft model; remove drafter, or choose mtp, dflash or eagle3",
+                "ngram, suffix and off have no draft model; remove drafter, or choose mtp, dflash or eagle3",
                 at=".drafter",
             ),
         )
@@ -354,9 +358,7 @@ class Nodes(Model):
     accelerator: Accelerator | None = Field(
         None, description="`GB10` (default): DGX Spark class nodes; `Any`: any NVIDIA GPU; `CPU`: no GPU at all."
     )
-    selector: dict[
-        Annotated[str, Field(max_length=316)], Annotated[str, Field(max_length=63)]
-    ] | None = Field(
+    selector: dict[Annotated[str, Field(max_length=316)], Annotated[str, Field(max_length=63)]] | None = Field(
         None,
         description="Node labels to require. Replaces the GB10 affinity: nodes without feature discovery have no "
         "gpu.product label.",

@@ -69,9 +69,7 @@ class ThroughputStatus(Model):
 class ControlState(Model):
     """Memory of the rollback machine. Not for people: it may change between releases."""
 
-    engine: str | None = Field(
-        None, description="Identity (K apart) of the engine that `proved` and `fault` speak of."
-    )
+    engine: str | None = Field(None, description="Identity (K apart) of the engine that `proved` and `fault` speak of.")
     proved: bool | None = Field(None, description="This engine has accepted drafts: a later drop is a mix change.")
     fault: bool | None = Field(None, description="This engine never accepted while drafts flowed.")
     changed_at: str | None = Field(None, description="When K was last moved.")

@@ -1,0 +1,1 @@
+"""The command line: ``gemmaspec``, also as the kubectl plugin."""

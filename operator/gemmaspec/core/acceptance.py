@@ -95,9 +95,7 @@ def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
         drafts=total("drafts"),
         draft_tokens=total("draft_tokens"),
         accepted_tokens=total("accepted_tokens"),
-        accepted=tuple(
-            sum(_at(after, i) - _at(before, i) for before, after in pairs) for i in range(positions)
-        ),
+        accepted=tuple(sum(_at(after, i) - _at(before, i) for before, after in pairs) for i in range(positions)),
         generation_tokens=total("generation_tokens"),
         step_seconds_sum=total("step_seconds_sum"),
         step_seconds_count=total("step_seconds_count"),

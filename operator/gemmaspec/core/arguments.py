@@ -82,9 +82,7 @@ def _memory(resolved: Resolved) -> list[str]:
     memory = resolved.spec.memory
     if memory is None:
         return []
-    return _options(
-        {"--gpu-memory-utilization": memory.utilization, "--kv-cache-memory-bytes": memory.kv_cache_bytes}
-    )
+    return _options({"--gpu-memory-utilization": memory.utilization, "--kv-cache-memory-bytes": memory.kv_cache_bytes})
 
 
 def speculative_config(resolved: Resolved, k: int) -> dict[str, Any]:

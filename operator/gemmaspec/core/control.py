@@ -105,12 +105,12 @@ def step(
     lowered = _lower(settings, state, evidence, times, prior, now)
     if lowered is not None:
         return lowered
-    return _raise(settings, state, evidence, times, prior, now) or Change(state)
+    return _raise(state, evidence, now) or Change(state)
 
 
 def _learn(state: ControlState, evidence: Evidence) -> ControlState:
-    """Note that the engine has accepted, and what a step takes at this K (rounded, so that it seldom changes)."""
-    ever, recent = evidence.ever, evidence.recent
+    """Note that the engine has accepted."""
+    ever = evidence.ever
     first = ever.conditional[0] if ever.conditional else 0.0
     if not state.proved and ever.drafts >= PROVED_DRAFTS and first >= PROVED_RATE:
         state = replace(state, proved=True)
@@ -170,9 +170,7 @@ def _lower(
     return Change(moved, "DraftsDoNotPay", message)
 
 
-def _raise(
-    settings: ControlSettings, state: ControlState, evidence: Evidence, times: StepTimes, prior: Prior, now: float
-) -> Change | None:
+def _raise(state: ControlState, evidence: Evidence, now: float) -> Change | None:
     if state.effective >= state.desired or state.hold_until is None or now < state.hold_until or not evidence.settled:
         return None
     if evidence.recent.generation_tokens <= 0:
@@ -217,8 +215,8 @@ def _lower_message(current: int, chosen: int, recent: Window, times: StepTimes, 
     rates = rates_text(recent.conditional)
     return (
         f"K {current}→{chosen}: drafts earn {expected_tokens(recent.conditional, current):.2f} tokens a step "
-        f"(conditional acceptance {rates}; {recent.drafts:.0f} drafts in {recent.span:.0f} s) for a step of {cost:.2f}× the time of "
-        f"K={chosen}, which promises {100 * likely:+.0f} % tokens per second; held for {hold} s"
+        f"(conditional acceptance {rates}; {recent.drafts:.0f} drafts in {recent.span:.0f} s) for a step of {cost:.2f}× the "
+        f"time of K={chosen}, which promises {100 * likely:+.0f} % tokens per second; held for {hold} s"
     )
 
 

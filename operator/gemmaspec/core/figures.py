@@ -26,9 +26,10 @@ def acceptance(previous: Mapping[str, Any] | None, recent: Window, now: float, d
     mean, tokens = recent.mean, recent.tokens_per_step
     if mean is None or tokens is None or recent.drafts < LEAST_DRAFTS:
         return previous
-    if previous and not decided:
-        if abs(previous.get("mean", 0.0) - mean) <= ACCEPTANCE_BAND or not _due(previous, now):
-            return previous
+    if previous and not decided and not _due(previous, now):
+        return previous
+    if previous and not decided and abs(previous.get("mean", 0.0) - mean) <= ACCEPTANCE_BAND:
+        return previous
     fresh = AcceptanceStatus(
         per_position=[round(rate, 2) for rate in recent.conditional],
         mean=round(mean, 2),

@@ -56,7 +56,7 @@ def _trouble(pod: Pod, max_restarts: int) -> Health | None:
     if pod.waiting and pod.waiting[0] in _WAITING:
         reason, message = pod.waiting
         return Health("False", _WAITING[reason], stable(message) or reason)
-    if pod.ended is None or pod.restarts == 0 and not pod.waiting and pod.running:
+    if pod.ended is None or (pod.restarts == 0 and not pod.waiting and pod.running):
         return None
     words = f"{pod.ended.message} (exit code {pod.ended.exit_code})" if pod.ended.message else pod.ended.reason
     reason = pod.ended.reason if pod.ended.reason not in ("Error", "Completed") else "EngineFailed"

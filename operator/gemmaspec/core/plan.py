@@ -181,9 +181,7 @@ def config_map(owner: Owner, revision: str, files: Mapping[str, str], pin: str) 
     }
 
 
-def deployment(
-    owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]
-) -> dict[str, Any]:
+def deployment(owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]) -> dict[str, Any]:
     """The Deployment of one revision. Its template never changes; only its replica count does."""
     match = names.selector(owner.name) | {names.REVISION_LABEL: revision}
     metadata = _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision})

@@ -19,9 +19,7 @@ TEARDOWN_SECONDS = 15
 PROBE_PERIOD_SECONDS = 5
 
 
-def pod_template(
-    name: str, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]
-) -> dict[str, Any]:
+def pod_template(name: str, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]) -> dict[str, Any]:
     """Pod template for ``revision``; ``files`` are the engine files (path -> text) that its ConfigMap holds."""
     spec = resolved.spec
     labels = names.labels(name) | {names.REVISION_LABEL: revision}

@@ -129,9 +129,7 @@ def decide_k(observation: Observation, resolved: Resolved) -> tuple[Change, Evid
     engine = engine_identity(resolved)
     state = memory.load(observation.resource.status) or control.start(engine, resolved.k)
     evidence = _evidence(observation, resolved, state)
-    change = control.step(
-        resolved.control, state, engine, resolved.k, evidence, resolved.prior, observation.now
-    )
+    change = control.step(resolved.control, state, engine, resolved.k, evidence, resolved.prior, observation.now)
     return change, evidence
 
 
@@ -187,9 +185,7 @@ def _asked(observation: Observation) -> dict[str, int]:
     }
 
 
-def _actions(
-    observation: Observation, planned: Plan, resolved: Resolved, facts: status.Facts
-) -> list[Action]:
+def _actions(observation: Observation, planned: Plan, resolved: Resolved, facts: status.Facts) -> list[Action]:
     """Everything that brings the children to the plan: shared objects, the revision's, replica counts, pruning."""
     scale = rollout.scale(planned.revision, resolved.spec.replicas, _asked(observation), observation.pods)
     deployment = _with_replicas(planned.deployment, scale.replicas[planned.revision])
@@ -219,7 +215,9 @@ def _ensure(observation: Observation, body: Mapping[str, Any]) -> list[Action]:
     patch = drift.removal_patch(body, child.foreign)
     if patch is not None:
         return [Strip(patch, child)]  # its watch event brings the next pass, which compares values
-    planned = {key: value for key, value in body.items() if key not in ("apiVersion", "kind")}
+    # The data of an immutable ConfigMap can't drift, and is not kept in the cache.
+    left_out = ("apiVersion", "kind", "data") if body.get("immutable") else ("apiVersion", "kind")
+    planned = {key: value for key, value in body.items() if key not in left_out}
     return [Apply(body, child)] if drift.differs(planned, child.body) else []
 
 

@@ -189,15 +189,15 @@ def _missing(spec: GemmaSpecDeploySpec, recipe: Recipe | None) -> list[Problem]:
             Problem("ImageRequired", "spec.engine.image", f"no engine image; set it as repository@sha256:…{hint}")
         )
     speculative = spec.speculative
-    if speculative and speculative.method and speculative.method.needs_drafter:
-        if not (speculative.drafter and speculative.drafter.model):
-            problems.append(
-                Problem(
-                    "MissingField",
-                    "spec.speculative.drafter.model",
-                    f"method {speculative.method} needs a draft model; set it, or set method: off",
-                )
+    drafts = speculative is not None and speculative.method is not None and speculative.method.needs_drafter
+    if speculative and drafts and not (speculative.drafter and speculative.drafter.model):
+        problems.append(
+            Problem(
+                "MissingField",
+                "spec.speculative.drafter.model",
+                f"method {speculative.method} needs a draft model; set it, or set method: off",
             )
+        )
     return problems
 
 

@@ -28,7 +28,7 @@ def scale(current: str, wanted: int, asked: Mapping[str, int], pods: Sequence[Po
     """
     old = {revision: count for revision, count in asked.items() if revision != current}
     holding = _holding(pods)
-    lowered = _lower_old(old, current, wanted, pods)
+    lowered = _lower_old(old, wanted, pods)
     # A Deployment just told to shrink may not have marked its pod yet, and one just told to grow may not have
     # made it: take the larger of what is asked for and what exists.
     taken = sum(max(holding.get(revision, 0), old.get(revision, 0)) for revision in {*old, *holding} - {current})
@@ -50,7 +50,7 @@ def _holding(pods: Sequence[Pod]) -> dict[str, int]:
     return held
 
 
-def _lower_old(old: Mapping[str, int], current: str, wanted: int, pods: Sequence[Pod]) -> dict[str, int]:
+def _lower_old(old: Mapping[str, int], wanted: int, pods: Sequence[Pod]) -> dict[str, int]:
     """Old revisions give up one serving engine at a time, and at once those that do not serve."""
     ready = sum(1 for pod in pods if pod.ready)
     serving_old = sum(1 for pod in pods if pod.ready and pod.revision in old)

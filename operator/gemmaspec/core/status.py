@@ -74,7 +74,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         _ready(facts),
         *_progress(observation, facts),
         Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
-        speculation(resolved, state, facts.recent),
+        speculation(resolved, state),
     ]
     decided = facts.change.moved
     body = GemmaSpecDeployStatus(
@@ -154,7 +154,7 @@ def _foreign(foreign: Foreign) -> str:
     )
 
 
-def speculation(resolved: Resolved, state: ControlState, recent: Window) -> Verdict:
+def speculation(resolved: Resolved, state: ControlState) -> Verdict:
     """The condition SpeculationHealthy."""
     kind = "SpeculationHealthy"
     if state.fault:

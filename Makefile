@@ -1,0 +1,39 @@
+# The verbs. Each is one line that calls something; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pytest's options, such as ARGS="-k acceptance".
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint generate clean
+
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/ready: pyproject.toml uv.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(BIN)/uv sync --frozen --quiet
+	@touch $@
+
+demo: $(VENV)/ready ## The main job on real parts: cluster, operator, engine, traffic, rollback of K
+	$(BIN)/python -m demo $(ARGS)
+
+test: $(VENV)/ready lint ## Everything that must hold, on real parts
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
+	$(BIN)/python -m pytest -m "not cluster and not control_plane and not engine" tests $(ARGS)
+
+lint: $(VENV)/ready ## Style, types and import walls
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo || $(BIN)/lint-imports
+
+generate: $(VENV)/ready ## Regenerate the CRD and the reference
+	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
+
+clean: ## Remove what was built here (not the cache of downloads)
+	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,190 @@
+"""The Kubernetes API: the only module that imports the client, and the one place where its errors are sorted.
+
+Requests go through the official asyncio client's transport with plain JSON bodies: its model classes would cost
+more processor time than the API server spends (0.68 against 0.41 of it, for 1,000 resources).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kubernetes.aio import client, config
+
+from gemmaspec.api import identity
+from gemmaspec.core.names import FIELD_MANAGER
+
+REQUEST_SECONDS: Final = 15.0
+COLLECTIONS: Final[Mapping[str, str]] = {
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "Event": "/api/v1/namespaces/{namespace}/events",
+    identity.KIND: f"/apis/{identity.GROUP}/{identity.VERSION}/namespaces/{{namespace}}/{identity.PLURAL}",
+}
+
+
+class ApiFailure(Exception):
+    """The API server did not do it. ``status`` is the HTTP status, 0 where there was no answer."""
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+
+
+class Taken(ApiFailure):
+    """An object of that name exists already."""
+
+
+class Stale(ApiFailure):
+    """The object has changed, or is another one, since it was observed."""
+
+
+class Missing(ApiFailure):
+    """There is no such object."""
+
+
+class Rejected(ApiFailure):
+    """The API server refuses this very request, and would again: invalid, forbidden, or against a quota."""
+
+
+class Cluster:
+    """Writes to the cluster, and the few reads that no watch answers. Every request has a deadline."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+        self.writes = 0
+
+    @classmethod
+    async def connect(cls) -> Cluster:
+        """Connect as the pod's ServiceAccount, or by kubeconfig outside a cluster."""
+        settings = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=settings)
+        settings.connection_pool_maxsize = 32
+        return cls(client.ApiClient(settings))
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._api.close()
+
+    async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create the object. Raises Taken where the name is in use."""
+        return await self._write("POST", self._path(body, item=False), body, query={"fieldManager": FIELD_MANAGER})
+
+    async def apply(self, body: Mapping[str, Any], uid: str, resource_version: str) -> dict[str, Any]:
+        """Server-side apply over the very object that was observed. Raises Stale where it is another by now."""
+        metadata = {**body["metadata"], "uid": uid, "resourceVersion": resource_version}
+        return await self._apply(self._path(body), {**body, "metadata": metadata})
+
+    async def strip(
+        self, body: Mapping[str, Any], patch: Mapping[str, Any], uid: str, resource_version: str
+    ) -> dict[str, Any]:
+        """Strategic-merge patch over the very object that was observed."""
+        guarded = {**patch, "metadata": {"uid": uid, "resourceVersion": resource_version}}
+        kind = "application/strategic-merge-patch+json"
+        return await self._write("PATCH", self._path(body), guarded, kind, {"fieldManager": FIELD_MANAGER})
+
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Delete the very object that was observed; one that is gone already is no error."""
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        path = f"{COLLECTIONS[kind].format(namespace=namespace)}/{name}"
+        try:
+            await self._write("DELETE", path, options)
+        except Missing:
+            return
+
+    async def read(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """The object, or None where there is none."""
+        try:
+            return await self._request("GET", f"{COLLECTIONS[kind].format(namespace=namespace)}/{name}")
+        except Missing:
+            return None
+
+    async def write_status(self, namespace: str, name: str, uid: str, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Server-side apply of the whole status. Raises Missing or Stale where the resource is gone or another."""
+        body = {
+            "apiVersion": identity.API_VERSION,
+            "kind": identity.KIND,
+            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "status": status,
+        }
+        return await self._apply(f"{self._path(body)}/status", body)
+
+    async def write_event(self, event: Mapping[str, Any]) -> None:
+        """Create a Kubernetes event."""
+        await self._write("POST", self._path(event, item=False), event)
+
+    async def _apply(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._write("PATCH", path, body, "application/apply-patch+yaml", query)
+
+    @staticmethod
+    def _path(body: Mapping[str, Any], item: bool = True) -> str:
+        metadata = body["metadata"]
+        collection = COLLECTIONS[body["kind"]].format(namespace=metadata["namespace"])
+        return f"{collection}/{metadata['name']}" if item else collection
+
+    async def _write(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        self.writes += 1
+        return await self._request(method, path, body, content_type, query)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        auth = await self._api.configuration.auth_settings()
+        if "BearerToken" in auth:
+            headers["Authorization"] = auth["BearerToken"]["value"]
+        url = self._api.configuration.host + path
+        if query:
+            url += "?" + "&".join(f"{key}={value}" for key, value in query.items())
+        try:
+            response = await self._api.call_api(method, url, headers, body, _request_timeout=REQUEST_SECONDS)
+            text = await response.read()
+        except client.ApiException as error:
+            raise sort_failure(error.status or 0, error.body or str(error.reason), {}) from error
+        except (OSError, TimeoutError) as error:
+            raise ApiFailure(0, f"no answer from the API server: {type(error).__name__}: {error}") from error
+        if response.status >= 300:
+            raise sort_failure(response.status, text, response.headers)
+        return dict(json.loads(text)) if text else {}
+
+
+def sort_failure(status: int, body: Any, headers: Mapping[str, str]) -> ApiFailure:
+    """The failure that an HTTP answer means."""
+    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
+    try:
+        told = json.loads(text)
+        message, reason = str(told.get("message", text)), str(told.get("reason", ""))
+    except (ValueError, AttributeError):
+        message, reason = text[:512], ""
+    if status == 409 and reason == "AlreadyExists":
+        return Taken(status, message)
+    if status == 409:
+        return Stale(status, message)
+    if status == 404:
+        return Missing(status, message)
+    if status in (400, 403, 405, 413, 415, 422):
+        return Rejected(status, message)
+    wait = headers.get("Retry-After")
+    return ApiFailure(status, message, float(wait) if wait and wait.isdigit() else None)

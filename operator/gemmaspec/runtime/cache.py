@@ -1,0 +1,184 @@
+"""What the watches have told, small enough for thousands of resources, and corrected by our own writes.
+
+A watch lags behind what was just written. A pass that planned on the older object would create what exists, or
+judge on a status that it has already replaced: answers to our own writes stand in until the watch catches up.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gemmaspec.api import identity
+from gemmaspec.core import drift, moment, names
+from gemmaspec.core.observation import Child, Pod, Resource, pod_from
+from gemmaspec.core.plan import Owner
+
+# A watch that has not caught up after this long has lost the object: believe the watch again.
+OVERLAY_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as it is kept: identity in the open, the rest packed."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    owner_name: str
+    owner_uid: str | None
+    foreign: tuple[tuple[str, ...], ...]
+    packed: bytes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The object, less what no decision reads."""
+        return dict(orjson.loads(zlib.decompress(self.packed)))
+
+    @property
+    def order(self) -> int:
+        """Resource version as a number: comparable for one object (KEP-5504; always so with etcd)."""
+        return int(self.resource_version) if self.resource_version.isdigit() else 0
+
+    def child(self) -> Child:
+        """The object as decisions see it."""
+        return Child(
+            kind=self.kind,
+            name=self.name,
+            uid=self.uid,
+            resource_version=self.resource_version,
+            owner_uid=self.owner_uid,
+            body=self.body,
+            foreign=self.foreign,
+        )
+
+
+def store(kind: str, body: Mapping[str, Any]) -> Stored:
+    """Pack an object of the API."""
+    metadata = body["metadata"]
+    owner = controller_of(body)
+    return Stored(
+        kind=kind,
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=str(metadata.get("resourceVersion", "")),
+        owner_name=metadata.get("labels", {}).get(names.OWNER_LABEL, ""),
+        owner_uid=owner["uid"] if owner else None,
+        foreign=() if kind == identity.KIND else drift.foreign_paths(metadata.get("managedFields", ())),
+        packed=zlib.compress(orjson.dumps(_trimmed(kind, body)), 1),
+    )
+
+
+def controller_of(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The controlling owner reference, or None."""
+    for reference in body["metadata"].get("ownerReferences", ()):
+        if reference.get("controller"):
+            return dict(reference)
+    return None
+
+
+def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    # A ConfigMap of ours is immutable: its data need not be compared, and is by far the largest part.
+    left_out = {"data"} if kind == "ConfigMap" else set() if kind == identity.KIND else {"status"}
+    return {**{key: value for key, value in body.items() if key not in left_out}, "metadata": metadata}
+
+
+class Cache:
+    """Indices of the watches below answers to our own writes."""
+
+    def __init__(
+        self,
+        resources: Mapping[tuple[str, str], Iterable[Stored]],
+        children: Mapping[tuple[str, str], Iterable[Stored]],
+        pods: Mapping[tuple[str, str], Iterable[Pod]],
+    ) -> None:
+        self._resources = resources
+        self._children = children
+        self._pods = pods
+        self._written: dict[tuple[str, str, str], tuple[float, Stored]] = {}
+        self._deleted: dict[str, float] = {}
+
+    def resource(self, namespace: str, name: str) -> Resource | None:
+        """The custom resource, or None."""
+        stored = next(iter(self._resources.get((namespace, name), ())), None)
+        if stored is None:
+            return None
+        stored = self._newer(stored)
+        body = stored.body
+        return Resource(
+            owner=Owner(namespace, name, stored.uid),
+            generation=int(body["metadata"].get("generation", 0)),
+            deleting="deletionTimestamp" in body["metadata"],
+            spec=body.get("spec", {}),
+            status=body.get("status", {}),
+        )
+
+    def every(self) -> list[tuple[str, str]]:
+        """Keys (namespace, name) of every custom resource."""
+        return list(self._resources)
+
+    def children(self, namespace: str, name: str) -> tuple[Child, ...]:
+        """Objects that carry the resource's label, our own newest writes included."""
+        found = {(stored.kind, stored.name): stored for stored in self._children.get((namespace, name), ())}
+        now = time.monotonic()
+        for (kind, space, child), (since, stored) in list(self._written.items()):
+            if now - since > OVERLAY_SECONDS:
+                del self._written[kind, space, child]
+            elif kind != identity.KIND and (space, stored.owner_name) == (namespace, name):
+                found.setdefault((kind, child), stored)
+        newest = [self._newer(stored) for stored in found.values()]
+        return tuple(stored.child() for stored in newest if not self._is_deleted(stored, now))
+
+    def pods(self, namespace: str, name: str) -> tuple[Pod, ...]:
+        """Engine pods of the resource."""
+        return tuple(sorted(self._pods.get((namespace, name), ()), key=lambda pod: pod.name))
+
+    def wrote(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Remember the API server's answer to a write of ours."""
+        stored = store(kind, body)
+        self._written[kind, stored.namespace, stored.name] = (time.monotonic(), stored)
+
+    def deleted(self, uid: str) -> None:
+        """Remember that we deleted this object."""
+        self._deleted[uid] = time.monotonic()
+
+    def forget(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """The watch told that the object is gone."""
+        self._deleted.pop(uid, None)
+        written = self._written.get((kind, namespace, name))
+        if written is not None and written[1].uid == uid:
+            del self._written[kind, namespace, name]
+
+    def _newer(self, stored: Stored) -> Stored:
+        key = (stored.kind, stored.namespace, stored.name)
+        written = self._written.get(key)
+        if written is None:
+            return stored
+        since, ours = written
+        if ours is stored:
+            return stored
+        if stored.order >= ours.order or time.monotonic() - since > OVERLAY_SECONDS:
+            del self._written[key]
+            return stored
+        return ours
+
+    def _is_deleted(self, stored: Stored, now: float) -> bool:
+        since = self._deleted.get(stored.uid)
+        if since is not None and now - since > OVERLAY_SECONDS:
+            del self._deleted[stored.uid]
+            return False
+        return since is not None
+
+
+def reduce_pod(body: Mapping[str, Any]) -> Pod:
+    """A pod of the API, reduced."""
+    return pod_from(body, moment.seconds)

@@ -1,0 +1,89 @@
+"""A de-duplicating work queue: many events of one resource are one pass, and passes of one never overlap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+Key = tuple[str, str]
+
+FIRST_BACKOFF_SECONDS = 0.1
+LAST_BACKOFF_SECONDS = 60.0
+
+
+class WakeQueue:
+    """Keys (namespace, name) that want a pass. Level-triggered: a key in the queue is not queued twice."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Key] = deque()
+        self._queued: set[Key] = set()
+        self._running: set[Key] = set()
+        self._again: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._signal = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def wake(self, key: Key) -> None:
+        """Ask for a pass; a running one is followed by another."""
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.append(key)
+            self._signal.set()
+
+    def wake_after(self, key: Key, seconds: float) -> None:
+        """Ask for a pass in a while. The sooner of two such wishes holds."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        timer = self._timers.get(key)
+        if timer is not None and not timer.cancelled() and timer.when() <= due and timer.when() > loop.time():
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._fire, key)
+
+    def _fire(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.wake(key)
+
+    async def take(self) -> Key:
+        """The next key; ``done`` or ``failed`` must follow."""
+        while not self._ready:
+            self._signal.clear()
+            await self._signal.wait()
+        key = self._ready.popleft()
+        self._queued.discard(key)
+        self._running.add(key)
+        return key
+
+    def done(self, key: Key) -> None:
+        """The pass ended well."""
+        self._failures.pop(key, None)
+        self._release(key)
+
+    def failed(self, key: Key, at_least: float = 0.0) -> float:
+        """The pass failed: another follows after a back-off that doubles. Returns its seconds."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        seconds = max(at_least, min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 16)))
+        self._again.discard(key)  # an event does not cut a back-off short
+        self._release(key)
+        self.wake_after(key, seconds)
+        return seconds
+
+    def forget(self, key: Key) -> None:
+        """The resource is gone: no timers, no memory of failures."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        self._failures.pop(key, None)
+
+    def _release(self, key: Key) -> None:
+        self._running.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.wake(key)

@@ -1,0 +1,74 @@
+"""Scrapes every ready engine in turn and keeps what the longest window needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from gemmaspec.adapters.engine import Engines, ScrapeError
+from gemmaspec.core.observation import Pod, Sample
+from gemmaspec.runtime import metrics
+from gemmaspec.runtime.cache import Cache
+from gemmaspec.runtime.queue import Key
+
+log = logging.getLogger("gemmaspec.scraper")
+
+# Samples kept of one engine: at a scrape each 5 s this is half an hour.
+MOST_SAMPLES = 360
+AT_ONCE = 64
+
+
+class Scraper:
+    """Samples by pod. Wakes a resource when one of its engines has told something new."""
+
+    def __init__(
+        self, engines: Engines, cache: Cache, port_of: Callable[[Key], int], wake: Callable[[Key], None], seconds: float
+    ) -> None:
+        self._engines = engines
+        self._cache = cache
+        self._port_of = port_of
+        self._wake = wake
+        self._seconds = seconds
+        self._series: dict[str, deque[Sample]] = {}
+        self._at_once = asyncio.Semaphore(AT_ONCE)
+
+    def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
+        """What is known of these pods, oldest first."""
+        return {pod.uid: tuple(self._series[pod.uid]) for pod in pods if pod.uid in self._series}
+
+    async def run(self) -> None:
+        """Scrape for ever."""
+        while True:
+            began = time.monotonic()
+            await self.round()
+            await asyncio.sleep(max(0.5, self._seconds - (time.monotonic() - began)))
+
+    async def round(self) -> None:
+        """Scrape every ready engine once."""
+        alive: set[str] = set()
+        jobs = []
+        for key in self._cache.every():
+            pods = self._cache.pods(*key)
+            alive.update(pod.uid for pod in pods)
+            jobs += [self._scrape(key, pod) for pod in pods if pod.ready and pod.ip]
+        await asyncio.gather(*jobs)
+        for uid in set(self._series) - alive:
+            del self._series[uid]
+
+    async def _scrape(self, key: Key, pod: Pod) -> None:
+        assert pod.ip is not None
+        async with self._at_once:
+            try:
+                sample = await self._engines.scrape(pod.ip, self._port_of(key), time.time())
+            except ScrapeError as error:
+                metrics.SCRAPE_ERRORS.inc()
+                log.debug("%s/%s: %s was not scraped: %s", *key, pod.name, error)
+                return
+        series = self._series.setdefault(pod.uid, deque(maxlen=MOST_SAMPLES))
+        idle = bool(series) and series[-1].generation_tokens == sample.generation_tokens
+        series.append(sample)
+        if not idle:
+            self._wake(key)

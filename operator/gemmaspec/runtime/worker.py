@@ -1,0 +1,227 @@
+"""One pass over one resource: gather, decide, act, report. Any line may be the last: the next pass repairs it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken
+from gemmaspec.api import identity
+from gemmaspec.core import moment, status
+from gemmaspec.core.acceptance import window
+from gemmaspec.core.observation import Foreign, Observation, Pod, Resource, Sample
+from gemmaspec.core.problem import Problem
+from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Settings, Strip, reconcile
+from gemmaspec.runtime import metrics
+from gemmaspec.runtime.cache import Cache, controller_of
+from gemmaspec.runtime.queue import Key, WakeQueue
+from gemmaspec.runtime.scraper import Scraper
+
+log = logging.getLogger("gemmaspec.worker")
+
+# Somebody else's object under our name is asked for again this often.
+PAUSE_SECONDS = 0.5
+
+
+class Worker:
+    """Takes keys from the queue and runs passes."""
+
+    def __init__(self, queue: WakeQueue, cache: Cache, cluster: Cluster, scraper: Scraper, settings: Settings) -> None:
+        self._queue = queue
+        self._cache = cache
+        self._cluster = cluster
+        self._scraper = scraper
+        self._settings = settings
+        self._foreign: dict[Key, dict[tuple[str, str], Foreign]] = {}
+
+    async def run(self) -> None:
+        """Run passes for ever."""
+        while True:
+            key = await self._queue.take()
+            metrics.QUEUE.set(len(self._queue))
+            with metrics.PASS_SECONDS.time():
+                await self._guarded(key)
+
+    async def _guarded(self, key: Key) -> None:
+        """A pass, and what follows when it fails: stale data at once, API trouble later, bugs loudly."""
+        try:
+            await self.once(key)
+        except (Stale, Missing) as failure:
+            self._later(key, "stale", failure)
+        except ApiFailure as failure:
+            metrics.API_ERRORS.labels(str(failure.status)).inc()
+            self._later(key, "api", failure, failure.retry_after or 0.0)
+            log.warning("%s/%s: the API server answered %s", *key, failure)
+        except Exception:
+            metrics.PASSES.labels("bug").inc()
+            wait = self._queue.failed(key, at_least=5.0)
+            log.exception("%s/%s: the pass failed; again in %.0f s", *key, wait)
+        else:
+            metrics.PASSES.labels("done").inc()
+            self._queue.done(key)
+
+    def _later(self, key: Key, result: str, failure: ApiFailure, at_least: float = 0.0) -> None:
+        metrics.PASSES.labels(result).inc()
+        wait = self._queue.failed(key, at_least)
+        log.debug("%s/%s: %s; again in %.1f s", *key, failure, wait)
+
+    async def once(self, key: Key) -> None:
+        """One pass. Raises ApiFailure where the cluster did not do what was decided."""
+        resource = self._cache.resource(*key)
+        if resource is None:
+            self._forget(key)
+            return
+        observation = await self._observe(key, resource)
+        decision = reconcile(observation, self._settings)
+        try:
+            for action in decision.actions:
+                await self._act(key, action)
+        except Rejected as failure:
+            await self._report(resource, status.stalled(observation, [_rejected(failure)]))
+            raise
+        await self._finish(key, resource, decision)
+        self._publish(key, decision.status or {}, observation)
+
+    async def _observe(self, key: Key, resource: Resource) -> Observation:
+        pods = self._cache.pods(*key)
+        return Observation(
+            resource=resource,
+            now=time.time(),
+            children=self._cache.children(*key),
+            pods=pods,
+            samples=self._scraper.samples(pods),
+            foreign=await self._still_foreign(key, resource),
+        )
+
+    async def _still_foreign(self, key: Key, resource: Resource) -> tuple[Foreign, ...]:
+        """Names that were somebody else's: ask again, by reading only."""
+        known = self._foreign.get(key, {})
+        for kind, name in list(known):
+            body = await self._cluster.read(kind, resource.owner.namespace, name)
+            if body is None or _owned_by(body, resource):
+                del known[kind, name]
+        return tuple(known[entry] for entry in sorted(known))
+
+    async def _act(self, key: Key, action: Action) -> None:
+        match action:
+            case Create(body):
+                metrics.WRITES.labels(body["kind"]).inc()
+                await self._create(key, body)
+            case Apply(body, child):
+                metrics.WRITES.labels(child.kind).inc()
+                answer = await self._cluster.apply(body, child.uid, child.resource_version)
+                self._cache.wrote(child.kind, answer)
+            case Strip(patch, child):
+                metrics.WRITES.labels(child.kind).inc()
+                body = {"kind": child.kind, "metadata": child.body["metadata"]}
+                answer = await self._cluster.strip(body, patch, child.uid, child.resource_version)
+                self._cache.wrote(child.kind, answer)
+            case Delete(child):
+                metrics.WRITES.labels(child.kind).inc()
+                await self._cluster.delete(child.kind, key[0], child.name, child.uid)
+                self._cache.deleted(child.uid)
+
+    async def _create(self, key: Key, body: Mapping[str, Any]) -> None:
+        kind, metadata = body["kind"], body["metadata"]
+        try:
+            self._cache.wrote(kind, await self._cluster.create(body))
+            return
+        except Taken as taken:
+            found = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
+            if found is None:
+                raise Stale(taken.status, taken.message) from taken
+        owner = controller_of(found)
+        if owner is not None and owner["uid"] == metadata["ownerReferences"][0]["uid"]:
+            self._cache.wrote(kind, found)  # ours: the watch had not told yet
+            raise Stale(409, f"{kind} {metadata['name']} exists already")
+        if "deletionTimestamp" in found["metadata"] or _predecessor(owner, key):
+            raise ApiFailure(409, f"{kind} {metadata['name']} of a deleted resource is still there", PAUSE_SECONDS)
+        self._foreign.setdefault(key, {})[kind, metadata["name"]] = Foreign(
+            kind, metadata["name"], f"{owner['kind']} {owner['name']}" if owner else "no controller"
+        )
+        self._queue.wake(key)
+        raise Stale(409, f"{kind} {metadata['name']} is somebody else's")
+
+    async def _finish(self, key: Key, resource: Resource, decision: Decision) -> None:
+        if decision.status is not None:
+            await self._report(resource, decision.status)
+        for event in decision.events:
+            metrics.DECISIONS.labels(event.reason).inc()
+            log.info("%s/%s: %s: %s", *key, event.reason, event.message)
+            await self._cluster.write_event(event_body(resource, event, time.time()))
+        if decision.wake_after == 0:
+            self._queue.wake(key)
+        elif decision.wake_after is not None:
+            self._queue.wake_after(key, decision.wake_after)
+
+    async def _report(self, resource: Resource, body: Mapping[str, Any]) -> None:
+        if body == resource.status:
+            return
+        metrics.WRITES.labels(identity.KIND).inc()
+        owner = resource.owner
+        answer = await self._cluster.write_status(owner.namespace, owner.name, owner.uid, body)
+        self._cache.wrote(identity.KIND, answer)
+
+    def _publish(self, key: Key, body: Mapping[str, Any], observation: Observation) -> None:
+        k = body.get("k") or {}
+        if "effective" not in k:
+            return
+        metrics.K_DESIRED.labels(*key).set(k.get("desired", 0))
+        metrics.K_EFFECTIVE.labels(*key).set(k["effective"])
+        live = window(k["effective"], _series(observation.pods, observation.samples), observation.now - 30.0)
+        metrics.TOKENS_PER_STEP.labels(*key).set(live.tokens_per_step or 1.0)
+        metrics.TOKENS_PER_SECOND.labels(*key).set(live.tokens_per_second or 0.0)
+        metrics.acceptance(*key, live.conditional)
+
+    def _forget(self, key: Key) -> None:
+        self._foreign.pop(key, None)
+        self._queue.forget(key)
+        metrics.forget(*key)
+
+
+def _series(pods: Sequence[Pod], samples: Mapping[str, Sequence[Sample]]) -> list[Sequence[Sample]]:
+    return [samples[pod.uid] for pod in pods if pod.ready and pod.uid in samples]
+
+
+def _owned_by(body: Mapping[str, Any], resource: Resource) -> bool:
+    owner = controller_of(body)
+    return owner is not None and owner["uid"] == resource.owner.uid
+
+
+def _predecessor(owner: Mapping[str, Any] | None, key: Key) -> bool:
+    """Whether the owner is an earlier resource of the same name, whose children are being collected."""
+    return owner is not None and owner["kind"] == identity.KIND and owner["name"] == key[1]
+
+
+def _rejected(failure: Rejected) -> Problem:
+    return Problem("ApiRejected", "", f"the API server refuses an object of this resource: {failure.message}")
+
+
+def event_body(resource: Resource, event: Event, now: float) -> dict[str, Any]:
+    """A core/v1 Event about the resource; its name is made of what it says, so that a repeat is no second one."""
+    owner = resource.owner
+    mark = hashlib.sha256(f"{owner.uid}{event.reason}{event.message}{int(now)}".encode()).hexdigest()[:12]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{owner.name}.{mark}", "namespace": owner.namespace},
+        "involvedObject": {
+            "apiVersion": identity.API_VERSION,
+            "kind": identity.KIND,
+            "name": owner.name,
+            "namespace": owner.namespace,
+            "uid": owner.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "firstTimestamp": moment.text(now),
+        "lastTimestamp": moment.text(now),
+        "count": 1,
+        "source": {"component": "gemmaspec"},
+        "reportingComponent": "gemmaspec.io/operator",
+        "reportingInstance": "operator",
+    }
