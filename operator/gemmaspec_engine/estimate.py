@@ -267,6 +267,7 @@ class StepTimes:
     SUSPECT = 0.02
     GROWTH = 0.004
     REOPENED = 0.1
+    SAME = 0.25
 
     def __init__(self, ks: Sequence[int], *, prior: Mapping[int, Mapping[int, float]] | None = None) -> None:
         self.ks = tuple(ks)
@@ -330,15 +331,13 @@ class StepTimes:
         if i is None or not 0.0 < ms < math.inf:
             return
         curve = self.curve(batch)
+        if curve.age and self._watch(curve, i, ms):
+            self.refit(batch, curve)
         known = curve.count[i]
         if known < 1.0:
             self._open(curve, i, ms)
         else:
             ratio = math.log(ms / curve.mean[i])
-            if known >= 3.0:
-                self._watch(curve, ratio / max(self.noise, 0.008), i, ms)
-                known = curve.count[i]
-                ratio = math.log(ms / curve.mean[i])
             if known < 2.0 and ratio < -0.4:
                 # A step can only be too slow by accident: the first one was.
                 curve.mean[i], curve.count[i] = ms, 1.0
@@ -380,21 +379,30 @@ class StepTimes:
         curve.count[i] = known
         curve.mean[i] *= 1.0 + (math.exp(ratio) - 1.0) / known
 
-    def _watch(self, curve: _Curve, z: float, i: int, ms: float) -> None:
-        """Two-sided CUSUM on the standardised residual; on alarm the curve is rescaled and reopened."""
-        self._recent = [*self._recent[-4:], ms / curve.mean[i]]
+    def _watch(self, curve: _Curve, i: int, ms: float) -> bool:
+        """Two-sided CUSUM on the standardised error of prediction; on alarm the curve is reopened."""
+        ratio = ms / curve.ms[i]
+        doubt = curve.doubt[i]
+        z = math.log(ratio) / math.sqrt(max(self.noise * self.noise, 6.4e-5) + doubt * doubt)
         z = max(-4.0, min(4.0, z))
+        self._recent = [*self._recent[-4:], ratio]
         self._drift_up = max(0.0, self._drift_up + z - 0.75)
         self._drift_down = max(0.0, self._drift_down - z - 0.75)
-        if self._drift_up < 9.0 and self._drift_down < 9.0:
-            return
+        if max(self._drift_up, self._drift_down) < 9.0 or len(self._recent) < 3:
+            return False
         self._drift_up = self._drift_down = 0.0
-        ratio = sorted(self._recent)[len(self._recent) // 2]
+        ratio = sorted(self._recent)[(len(self._recent) - 1) // 2]
         self._recent = []
-        curve.shape = [x * ratio for x in curve.ms]
-        curve.unsure = [self.REOPENED] * len(self.ks)
+        now = curve.ms[i] * ratio
+        if abs(math.log(ratio)) < self.SAME:
+            curve.shape = list(curve.ms)
+            curve.unsure = [self.REOPENED] * len(self.ks)
+        else:
+            curve.shape = [1.0 + self.SLOPE * k for k in self.ks]
+            curve.unsure = []
         curve.count = [0.0] * len(self.ks)
-        curve.count[i], curve.mean[i] = 1.0, curve.mean[i] * ratio
+        curve.count[i], curve.mean[i] = 1.0, now
+        return True
 
     def refit(self, batch: int, curve: _Curve) -> None:
         """Fit scale and tilt of the shape to the visited cells; predict the rest."""
@@ -404,7 +412,7 @@ class StepTimes:
         first = 0.0
         a = b = c = p = q = 0.0
         for i, n in enumerate(curve.count):
-            if n <= 0.0:
+            if n < 0.2:
                 continue
             if not first:
                 first = curve.mean[i] / curve.shape[i]
@@ -433,7 +441,7 @@ class StepTimes:
         size = len(self.ks)
         off = [0.0] * size
         for i, n in enumerate(curve.count):
-            if n:
+            if n >= 0.2:
                 off[i] = (curve.mean[i] / scale[i] - 1.0) * n / (n + noise2 / cells[i])
         left = -1
         unsure = curve.unsure
