@@ -21,9 +21,7 @@ class Api:
         content = yaml.safe_load(kubeconfig.read_text())
         cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
         self.address = urlsplit(cluster["server"]).netloc
-        self._tls = ssl.create_default_context(
-            cadata=base64.b64decode(cluster["certificate-authority-data"]).decode()
-        )
+        self._tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         with tempfile.NamedTemporaryFile() as both:  # ssl reads certificates from files only
             both.write(base64.b64decode(user["client-certificate-data"]))
             both.write(base64.b64decode(user["client-key-data"]))

@@ -49,9 +49,7 @@ def own_hierarchies(memberships: str, mounts: str) -> list[Hierarchy]:
 
 
 def _version_1(memberships: str, mounts: str) -> list[Hierarchy]:
-    points = {
-        options: (root, point) for kind, root, point, options in _cgroup_mounts(mounts) if kind == "cgroup"
-    }
+    points = {options: (root, point) for kind, root, point, options in _cgroup_mounts(mounts) if kind == "cgroup"}
     found = []
     for line in memberships.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -125,7 +123,7 @@ def remove(group: Iterable[Hierarchy], seconds: float = 10.0) -> None:
     def gone(folder: Path) -> bool:
         for path, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):  # busy until the last process in it is reaped
-                os.rmdir(path)
+                Path(path).rmdir()
         return not folder.exists()
 
     for hierarchy in group:

@@ -46,7 +46,7 @@ class ClusterError(RuntimeError):
 
 
 class Cluster:
-    """A running cluster. `Cluster.up()` starts or finds it, `Cluster.attach()` only finds it, `down()` ends it.
+    """A running cluster. `Cluster.up()` starts or finds it, `Cluster.attach()` finds it, `down()` ends it.
 
     It outlives the process that started it; any process of the same user may attach to it or end it.
     """
@@ -64,10 +64,10 @@ class Cluster:
         api_flags: Sequence[str] = (),
         controller_flags: Sequence[str] = (),
     ) -> Cluster:
-        """Start a cluster, or find the one that runs with the same nodes; what is left of a broken one is removed.
+        """Start a cluster, or find the one that runs with the same nodes; remains of a broken one are removed.
 
         nodes: how many, or each as asked for. images: names of `testbed.images.IMAGES` that every node gets,
-        besides pause. Raises NotInstallable, MachineError, ClusterError or TimeoutError, saying where logs lie.
+        besides pause. Raises NotInstallableError, MachineError or TimeoutError, and says where logs lie.
         """
         require_root()
         specs = [NodeSpec(f"n{i}") for i in range(1, nodes + 1)] if isinstance(nodes, int) else list(nodes)
@@ -92,9 +92,7 @@ class Cluster:
         cluster = cls(name)
         cluster.state()
         if not cluster.healthy():
-            raise ClusterError(
-                f"cluster {name} is not running: `python -m testbed up --name {name}` restarts it"
-            )
+            raise ClusterError(f"cluster {name} is not running: `python -m testbed up --name {name}` restarts it")
         return cluster
 
     def down(self) -> None:
@@ -106,9 +104,7 @@ class Cluster:
         """The written state. Raises ClusterError when there is no cluster that is up."""
         state = State.read(self.home)
         if state is None or state.phase != UP:
-            raise ClusterError(
-                f"there is no cluster {self.name}: `python -m testbed up --name {self.name}` makes one"
-            )
+            raise ClusterError(f"there is no cluster {self.name}: `python -m testbed up --name {self.name}` makes one")
         return state
 
     def healthy(self) -> bool:
@@ -158,7 +154,7 @@ class Cluster:
 
     @property
     def images(self) -> dict[str, str]:
-        """Per image name the reference by digest that a pod should use: {"engine": "gemmaspec.local/…@sha256:…"}."""
+        """Per image name the reference that a pod should use: {"engine": "gemmaspec.local/…@sha256:…"}."""
         return dict(self.state().images)
 
     @property
@@ -202,7 +198,7 @@ class Cluster:
         self._wait_ready(machine)
 
     def load(self, *names: str) -> dict[str, str]:
-        """Build images (or find them unchanged) and give them to every node; answers their references by digest."""
+        """Build images (or find them unchanged) and give them to every node; returns their references."""
         state = self.state()
         made = {name: IMAGES[name]() for name in names}
         for machine in self._machines(state):
@@ -323,9 +319,7 @@ class Cluster:
             relay(self.control, door, node.CONTROL_ADDRESS, API_PORT, tied=False)
         server = f"https://127.0.0.1:{port}"
         self.kubeconfig.write_text(secrets.kubeconfig(server, "admin", [ADMINISTRATORS]))
-        (self.home / "inside.kubeconfig").write_text(
-            secrets.kubeconfig(api_server(), "admin", [ADMINISTRATORS])
-        )
+        (self.home / "inside.kubeconfig").write_text(secrets.kubeconfig(api_server(), "admin", [ADMINISTRATORS]))
         api = Api(self.kubeconfig)
 
         def ready() -> bool:
@@ -343,9 +337,7 @@ class Cluster:
             if machine.spec.resources:
                 given = dict(machine.spec.resources)
                 patch = json.dumps({"status": {"capacity": given, "allocatable": given}})
-                self.kubectl(
-                    "patch", "node", machine.name, "--subresource=status", "--type=merge", "-p", patch
-                )
+                self.kubectl("patch", "node", machine.name, "--subresource=status", "--type=merge", "-p", patch)
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         api = Api(self.kubeconfig)
         wait_for(lambda: api.ready(account), "ServiceAccount default", START_SECONDS)
@@ -387,16 +379,14 @@ class Cluster:
 
 
 def _snapshotter(home: Path) -> str:
-    """overlayfs where the file system can carry it, else plain copies (a container in a container, mostly)."""
+    """overlayfs where the file system can carry it, else plain copies (inside a container, mostly)."""
     with tempfile.TemporaryDirectory(dir=home) as folder:
         parts = [Path(folder, name) for name in ("lower", "upper", "work", "merged")]
         for part in parts:
             part.mkdir()
         lower, upper, work, merged = map(str, parts)
         options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        if subprocess.run(
-            ["mount", "-t", "overlay", "-o", options, "overlay", merged], capture_output=True
-        ).returncode:
+        if subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", merged], capture_output=True).returncode:
             return "native"
         subprocess.run(["umount", merged], check=True)
     return "overlayfs"

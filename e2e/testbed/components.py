@@ -32,9 +32,9 @@ class Secrets:
     def create(cls, folder: Path, hosts: Sequence[str]) -> Secrets:
         """Make a new set; hosts are the addresses and names the API server is reached under."""
         folder.mkdir(parents=True, exist_ok=True)
-        authority = Authority("testbed-ca")
+        authority = Authority.create("testbed-ca")
         authority.identity.write(folder, "ca")
-        Authority("testbed-front-ca").identity.write(folder, "front-ca")
+        Authority.create("testbed-front-ca").identity.write(folder, "front-ca")
         authority.issue("kube-apiserver", hosts=[*hosts, *SERVICE_NAMES]).write(folder, "apiserver")
         authority.issue("apiserver-kubelet-client", [ADMINISTRATORS]).write(folder, "apiserver-kubelet")
         tokens = new_key()
@@ -78,7 +78,7 @@ def etcd(program: Path, data: Path, port: int) -> list[str]:
 def apiserver(
     programs: Path, secrets: Secrets, etcd_port: int, address: str, port: int, services: str, audit: Path
 ) -> list[str]:
-    """kube-apiserver with Node and RBAC authorization, and an audit log that is complete when a request ends."""
+    """kube-apiserver with Node and RBAC authorization, and an audit log without delay."""
     headers = ("username=X-Remote-User", "group=X-Remote-Group", "extra=X-Remote-Extra-")
     names = {"username": "username-headers", "group": "group-headers", "extra": "extra-headers-prefix"}
     front = [f"--requestheader-{names[k]}={v}" for k, v in (pair.split("=") for pair in headers)]

@@ -33,7 +33,7 @@ def reserve_port() -> socket.socket:
 
 
 class ControlPlane:
-    """A control plane without nodes: what is stored, validated, defaulted and allowed is real, pods stay Pending.
+    """A control plane without nodes: what is stored, validated and allowed is real, pods stay Pending.
 
     controllers: also run kube-controller-manager (garbage collection, ServiceAccounts, Deployments, quotas,
     disruption budgets). Without it no ServiceAccount `default` appears, and pods are accepted without one.
@@ -146,9 +146,7 @@ class ControlPlane:
         command = components.apiserver(
             self._kubernetes, secrets, etcd_port, "127.0.0.1", port, _SERVICES, self.audit_log
         )
-        if (
-            not self.controllers
-        ):  # nobody would make the ServiceAccount that this plug-in demands of every pod
+        if not self.controllers:  # nobody would make the ServiceAccount that this plug-in demands of every pod
             command.append("--disable-admission-plugins=ServiceAccount")
         self.supervised.start("apiserver", [*command, *self._api_flags])
         api = Api(self.kubeconfig)
@@ -181,9 +179,7 @@ class ControlPlane:
             self.supervised.check()
             return api.ready(account)
 
-        wait_for(
-            ready, "ServiceAccount default", START_SECONDS, fail=lambda: self.supervised.tail("controllers")
-        )
+        wait_for(ready, "ServiceAccount default", START_SECONDS, fail=lambda: self.supervised.tail("controllers"))
 
 
 def kubectl_program() -> Path:

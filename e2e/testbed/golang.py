@@ -32,7 +32,7 @@ _KUBERNETES_STAMPS = {  # without a version `kubectl version` and the kubelet's 
 class GoModule:
     """A folder with a go.mod, and which of its packages become programs.
 
-    packages: program name -> import path. flags: more arguments of `go build`. stamps: variables set at link time.
+    packages: program name -> import path. stamps: variables set at link time. tags: build tags.
     """
 
     name: str
@@ -86,9 +86,7 @@ ALL_MODULES = (KUBERNETES, ETCD, COREDNS, PAUSE)
 def version_of(go: str) -> tuple[int, ...]:
     """(major, minor) of a `go` program; (0,) when it does not say."""
     try:
-        said = subprocess.run(
-            [go, "env", "GOVERSION"], capture_output=True, text=True, timeout=30, check=True
-        )
+        said = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return (0,)
     found = re.search(r"go(\d+)\.(\d+)", said.stdout)
@@ -96,18 +94,14 @@ def version_of(go: str) -> tuple[int, ...]:
 
 
 def go_program() -> str:
-    """A Go toolchain that is new enough: the machine's, else the one of the PyPI wheel (about 70 MB, once)."""
+    """A Go toolchain that is new enough: the machine's, else that of the PyPI wheel (about 70 MB, once)."""
     for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
         if candidate and version_of(candidate) >= GO_MINIMUM:
             return candidate
     home = built("go-toolchain", digest_of([GO_WHEEL, os.uname().machine])[:12], _install_toolchain)
-    found = sorted(
-        p for p in home.rglob("bin/go") if os.access(p, os.X_OK) and version_of(str(p)) >= GO_MINIMUM
-    )
+    found = sorted(p for p in home.rglob("bin/go") if os.access(p, os.X_OK) and version_of(str(p)) >= GO_MINIMUM)
     if not found:
-        raise RuntimeError(
-            f"{GO_WHEEL} holds no Go {'.'.join(map(str, GO_MINIMUM))} for {os.uname().machine}"
-        )
+        raise RuntimeError(f"{GO_WHEEL} holds no Go {'.'.join(map(str, GO_MINIMUM))} for {os.uname().machine}")
     return str(found[0])
 
 
@@ -120,7 +114,7 @@ def _install_toolchain(home: Path) -> None:
 
 
 def programs(module: GoModule) -> Path:
-    """The folder with the module's programs, built on first use (Kubernetes: 3 to 8 minutes, then never again)."""
+    """The folder with the module's programs, built on first use (Kubernetes: 3 to 8 minutes, once)."""
     return built(f"go-{module.name}", module.key(), lambda out: _build(module, out))
 
 

@@ -1,4 +1,4 @@
-"""The images that pods of the testbed run: pause, the operator, and the engine. None is pulled from anywhere."""
+"""The images that pods of the testbed run: pause, the operator, the engine. None is pulled from anywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _UNUSED = {
     "dist-packages",
 }
 _BUILD_SECONDS = 900.0
-_PASSWD = f"root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/home/nonroot:/sbin/nologin\n"
+_PASSWD = f"root:x:0:0::/root:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}::/home/nonroot:/sbin/nologin\n"
 _GROUP = f"root:x:0:\nnonroot:x:{NONROOT}:\n"
 _MERGED = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
@@ -57,9 +57,9 @@ def pause_image() -> Image:
 
 
 def operator_image(tag: str = "dev") -> Image:
-    """The operator: this machine's Python with its libraries, the locked dependencies, the project's packages.
+    """The operator: this machine's Python and its libraries, the locked dependencies, the project's packages.
 
-    Three layers, each cached by what went into it, so a change of the project's code rewrites a small one only.
+    Three layers, each cached by what went into it: a change of the project's code rewrites a small one.
     """
     base = python_layer()
     layers = [base, dependency_layer(), code_layer()]
@@ -154,7 +154,7 @@ def _hidden(inside: Path) -> bool:
 
 
 def _skeleton(tree: Tree) -> None:
-    """What every image needs whatever it runs. /lib and its kind are links, as on a machine with merged /usr."""
+    """What every image needs whatever it runs. /lib and its kind are links into /usr, as on Debian."""
     for path in (
         "usr/bin",
         "usr/sbin",
@@ -221,19 +221,17 @@ def _uv(*arguments: str) -> str:
 
 
 def _compile(stage: Path, inside: str) -> None:
-    """Byte-compile a folder: a read-only root file system could not keep what the interpreter compiles at start.
+    """Byte-compile a folder: on a read-only root file system no process could keep what it compiles.
 
     Unchecked hashes, since the times of the sources are not kept.
     """
     mode = ["--invalidation-mode", "unchecked-hash", "-s", str(stage), "-p", inside, "-q", "-q", "-j", "2"]
     command = [str(base_interpreter()), "-m", "compileall", *mode, str(stage)]
-    subprocess.run(
-        command, check=False, timeout=_BUILD_SECONDS
-    )  # fails on templates that are no Python: harmless
+    subprocess.run(command, check=False, timeout=_BUILD_SECONDS)  # fails on templates that are no Python: harmless
 
 
 def _add_libraries(tree: Tree, programs_and_modules: Iterable[Path], stage: Path | None = None) -> None:
-    """Add what the dynamic linker would load for these files, under the paths where it looks without a cache."""
+    """Add what the dynamic linker would load for these files, where it looks without a cache."""
     found: dict[str, Path] = {}
     files = [str(path) for path in programs_and_modules]
     if files:

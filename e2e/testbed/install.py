@@ -1,4 +1,4 @@
-"""What the testbed needs from the machine: Debian packages and Go programs. Only what is missing is fetched."""
+"""What the testbed needs from the machine: Debian packages, Go programs. Only what is missing is fetched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from testbed.golang import ALL_MODULES, go_program, programs
 from testbed.progress import clear_line, say, step
 
-# A file that shows that a package is there (whoever installed it) -> Debian's and Ubuntu's name for the package.
+# What shows that a package is there, whoever installed it -> Debian's and Ubuntu's name of the package.
 PACKAGES: Mapping[str, str] = {
     "containerd": "containerd",
     "ctr": "containerd",
@@ -29,7 +29,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _APT_SECONDS = 900.0
 
 
-class NotInstallable(RuntimeError):
+class NotInstallableError(RuntimeError):
     """Something is missing that this program may not or cannot install; the message says what to do."""
 
 
@@ -51,15 +51,15 @@ def missing(marks: Iterable[str] = PACKAGES) -> list[str]:
 
 
 def install_packages() -> None:
-    """Install the missing Debian packages. Raises NotInstallable when that is not possible here."""
+    """Install the missing Debian packages. Raises NotInstallableError when that is not possible here."""
     wanted = missing()
     if not wanted:
         return
     names = " ".join(wanted)
     if shutil.which("apt-get") is None:
-        raise NotInstallable(f"this machine has no apt-get: install what corresponds to: {names}")
+        raise NotInstallableError(f"this machine has no apt-get: install what corresponds to: {names}")
     if os.geteuid() != 0:
-        raise NotInstallable(f"not root: run `sudo apt-get install --no-install-recommends {names}`")
+        raise NotInstallableError(f"not root: run `sudo apt-get install --no-install-recommends {names}`")
     with step("apt-get update"):
         _apt("update", "-q")
     with step(f"installing with apt: {names}"):
@@ -68,7 +68,7 @@ def install_packages() -> None:
         if line.startswith(("Need to get", "After this operation")):
             say(line)
     if still := missing():
-        raise NotInstallable(f"apt installed, but these still do not show: {' '.join(still)}")
+        raise NotInstallableError(f"apt installed, but these still do not show: {' '.join(still)}")
 
 
 def _apt(*arguments: str) -> str:
@@ -83,14 +83,14 @@ def _apt(*arguments: str) -> str:
         check=False,
     )
     if done.returncode:
-        raise NotInstallable(f"apt-get {' '.join(arguments)}: {clear_line(done.stderr)}")
+        raise NotInstallableError(f"apt-get {' '.join(arguments)}: {clear_line(done.stderr)}")
     return done.stdout
 
 
 def require_root() -> None:
-    """Raise NotInstallable unless this process may make namespaces and mounts."""
+    """Raise NotInstallableError unless this process may make namespaces and mounts."""
     if os.geteuid() != 0:
-        raise NotInstallable("a whole cluster needs root: it makes namespaces, mounts and control groups")
+        raise NotInstallableError("a whole cluster needs root: it makes namespaces, mounts and control groups")
 
 
 def install() -> None:

@@ -197,9 +197,7 @@ class Machine:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
                 line.settimeout(30)
-                line.connect(
-                    f"/proc/self/fd/{door}/door"
-                )  # the folder's own path may be too long for a socket
+                line.connect(f"/proc/self/fd/{door}/door")  # the folder's own path may be too long for a socket
                 line.sendall(json.dumps(order).encode() + b"\n")
                 answer: dict[str, Any] = json.loads(line.makefile("rb").readline())
         except OSError as error:

@@ -52,7 +52,7 @@ def mount_groups(groups: list[tuple[str, str]]) -> None:
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/sys/fs/cgroup")
     for controllers, _ in groups:
         point = f"/sys/fs/cgroup/{controllers.removeprefix('name=')}"
-        os.mkdir(point)
+        Path(point).mkdir()
         options = f"none,{controllers}" if controllers.startswith("name=") else controllers
         mount("-t", "cgroup", "-o", options, "cgroup", point)
 
@@ -128,7 +128,11 @@ class Programs:
 def serve(door: socket.socket) -> None:
     """Answer one JSON order a connection, for ever."""
     programs = Programs()
-    verbs: dict[str, Callable[..., dict[str, Any]]] = {"start": programs.start, "kill": programs.kill, "list": programs.list}
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+        "start": programs.start,
+        "kill": programs.kill,
+        "list": programs.list,
+    }
     while True:
         visitor, _ = door.accept()
         with visitor:
@@ -147,7 +151,7 @@ def serve(door: socket.socket) -> None:
 def main(plan_file: str) -> None:
     """Become the machine, then say so by writing `init.pid` (the id that the host knows this process by)."""
     plan = json.loads(Path(plan_file).read_text())
-    outside = os.readlink("/proc/self")  # still the host's /proc
+    outside = str(Path("/proc/self").readlink())  # still the host's /proc
     folder = Path(plan["folder"])
     enter_groups(plan["groups"])
     make_machine(plan)

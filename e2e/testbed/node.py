@@ -64,13 +64,11 @@ def cni_folder() -> Path:
     for candidate in map(Path, _CNI_FOLDERS):
         if (candidate / "ptp").exists():
             return candidate
-    raise FileNotFoundError(
-        f"no CNI plug-ins in {' or '.join(_CNI_FOLDERS)}: run `python -m testbed install`"
-    )
+    raise FileNotFoundError(f"no CNI plug-ins in {' or '.join(_CNI_FOLDERS)}: run `python -m testbed install`")
 
 
 def may_lower_oom_score(status: str) -> bool:
-    """Whether a process with this /proc/self/status may make a process less likely to be killed for memory."""
+    """Whether a process with this /proc/self/status may spare another from the out-of-memory killer."""
     bits = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(bits, 16) >> _SYS_RESOURCE_BIT & 1)
 
@@ -175,9 +173,7 @@ def _taint(text: str) -> dict[str, str]:
     return {"key": key, "value": value, "effect": effect}
 
 
-def kubelet_command(
-    programs: Path, folder: Path, kubeconfig: Path, spec: NodeSpec, place: NodePlace
-) -> list[str]:
+def kubelet_command(programs: Path, folder: Path, kubeconfig: Path, spec: NodeSpec, place: NodePlace) -> list[str]:
     """The kubelet's command line."""
     command = [
         str(programs / "kubelet"),
@@ -193,7 +189,7 @@ def kubelet_command(
 
 
 def proxy_config(kubeconfig: Path, spec: NodeSpec, place: NodePlace) -> str:
-    """kube-proxy's configuration. Limits of connection tracking belong to the host: it is told to leave them."""
+    """kube-proxy's configuration. Limits of connection tracking belong to the host: they are left alone."""
     config = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -211,6 +207,7 @@ def corefile(kubeconfig: Path) -> str:
     """CoreDNS for the cluster's names; names outside it do not exist here, and are said not to at once."""
     return (
         f".:53 {{\n  bind {CONTROL_ADDRESS}\n  errors\n  ready {CONTROL_ADDRESS}:8181\n  cache 5\n"
-        f"  kubernetes {CLUSTER_DOMAIN} in-addr.arpa {{\n    kubeconfig {kubeconfig}\n    pods insecure\n  }}\n"
+        f"  kubernetes {CLUSTER_DOMAIN} in-addr.arpa {{\n"
+        f"    kubeconfig {kubeconfig}\n    pods insecure\n  }}\n"
         "  template ANY ANY {\n    rcode NXDOMAIN\n  }\n}\n"
     )

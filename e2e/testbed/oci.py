@@ -29,7 +29,7 @@ def sha256(data: bytes) -> str:
 class Tree:
     """A file system in the making: paths without a leading slash, written in sorted order by `write`.
 
-    Times are zero and owners root, whatever the sources say. A later entry replaces an earlier one of its path.
+    Times are zero and owners root, whatever the sources say. A later entry replaces an earlier one.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Tree:
         path = path.strip("/")
         found = source.lstat()
         if stat.S_ISLNK(found.st_mode):
-            self.link(path, os.readlink(source))
+            self.link(path, str(source.readlink()))
             return
         self._parents(path)
         info = self._info(path, tarfile.REGTYPE, 0o755 if found.st_mode & 0o111 else 0o644)
@@ -97,7 +97,7 @@ class Tree:
                     tar.addfile(info, None if content is None else io.BytesIO(content))
 
     def _parents(self, path: str) -> None:
-        parent = os.path.dirname(path)
+        parent = path.rpartition("/")[0]
         if parent and parent not in self._entries:
             self.folder(parent)
 

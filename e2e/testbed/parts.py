@@ -1,4 +1,4 @@
-"""The machines of a cluster, and how each comes to run its part: the control plane on one, pods on the others."""
+"""The machines of a cluster and what each of them runs: the control plane on one, pods on the others."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ class ControlMachine(Machine):
         configs = {name: self.folder / f"{name}.kubeconfig" for name in users}
         for name, user in users.items():
             configs[name].write_text(secrets.kubeconfig(api_server(), user))
-        controllers = components.controller_manager(
-            folder, secrets, configs["controllers"], *controller_flags
-        )
+        controllers = components.controller_manager(folder, secrets, configs["controllers"], *controller_flags)
         self.program("controllers", controllers)
         self.program("scheduler", components.scheduler(folder, configs["scheduler"]))
         corefile = self.folder / "Corefile"
@@ -122,8 +120,10 @@ class NodeMachine(Machine):
         self.place = place
 
     def plug_in(self, control: Machine, others: Sequence[NodePlace]) -> None:
-        """Lay a cable to the control machine's network, directly from namespace to namespace: the host gets no
-        link of its own. Addresses of the hardware follow the number, so that nobody remembers a wrong one."""
+        """Lay a cable to the control machine's network, directly from namespace to namespace.
+
+        The host gets no link of its own. The hardware address follows the number: nobody remembers a wrong one.
+        """
         cable = f"to-n{self.place.number}"
         hardware = f"02:00:00:00:00:{self.place.number:02x}"
         add = ["ip", "link", "add", "eth0", "address", hardware, "netns", str(self.pid), "type", "veth"]
@@ -164,9 +164,7 @@ class NodeMachine(Machine):
                 return False
             return True
 
-        wait_for(
-            answers, f"containerd on {self.name}", _CONTAINERD_SECONDS, fail=lambda: self.tail("containerd")
-        )
+        wait_for(answers, f"containerd on {self.name}", _CONTAINERD_SECONDS, fail=lambda: self.tail("containerd"))
 
     def load(self, image: Image) -> None:
         """Give the node an image, under its tag and its digest."""

@@ -56,24 +56,26 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 class Authority:
     """A certificate authority that lives as long as the object, or as the folder it was written to."""
 
-    def __init__(self, name: str) -> None:
-        self._key = new_key()
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key = key
+        self._certificate = certificate
+
+    @classmethod
+    def create(cls, name: str) -> Authority:
+        """A new authority."""
+        key = new_key()
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=True, path_length=0)
-        builder = self._builder(self._name, self._key).add_extension(constraints, critical=True)
-        self._certificate = builder.sign(self._key, hashes.SHA256())
+        builder = _builder(subject, subject, key).add_extension(constraints, critical=True)
+        return cls(key, builder.sign(key, hashes.SHA256()))
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Authority:
         """Read an authority that `Identity.write` put into a folder."""
-        found = cls.__new__(cls)
         key = serialization.load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise TypeError(f"{folder}/{name}.key is no elliptic curve key")
-        found._key = key
-        found._certificate = x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes())
-        found._name = found._certificate.subject
-        return found
+        return cls(key, x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes()))
 
     @property
     def identity(self) -> Identity:
@@ -86,25 +88,24 @@ class Authority:
         subject = x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, user)])
         key = new_key()
         usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
-        builder = self._builder(subject, key).add_extension(usages, critical=False)
+        builder = _builder(subject, self._certificate.subject, key).add_extension(usages, critical=False)
         if hosts:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False
-            )
+            builder = builder.add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
         made = builder.sign(self._key, hashes.SHA256())
         return Identity(made.public_bytes(serialization.Encoding.PEM), key_pem(key))
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + LIFETIME)
-        )
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + LIFETIME)
+    )
 
 
 def _host(name: str) -> x509.GeneralName:

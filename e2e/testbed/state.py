@@ -22,15 +22,13 @@ def home_of(name: str) -> Path:
         raise ValueError(f"cluster name {name!r}: use up to 32 of a-z, 0-9 and -")
     root = cache_root().resolve()
     if any(root.is_relative_to(hidden) for hidden in HIDDEN):
-        raise ValueError(
-            f"the cache folder {root} cannot lie below {', '.join(HIDDEN)}: nodes have their own there"
-        )
+        raise ValueError(f"the cache folder {root} cannot lie below {', '.join(HIDDEN)}: nodes have their own there")
     return root / "clusters" / name
 
 
 @dataclass(frozen=True)
 class State:
-    """The written facts. phase: STARTING until everything runs, then UP. port: of the API server, on the host."""
+    """The written facts. phase: STARTING until everything runs, then UP. port: of the API server, here."""
 
     phase: str
     nodes: Sequence[NodeSpec]

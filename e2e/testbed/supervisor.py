@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -33,11 +34,9 @@ class Programs:
     def __init__(self) -> None:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(
-        self, name: str, argv: list[str], log: str, env: dict[str, str] | None = None
-    ) -> dict[str, Any]:
+    def start(self, name: str, argv: list[str], log: str, env: dict[str, str] | None = None) -> dict[str, Any]:
         """Start a program; its output is appended to the file `log`."""
-        with open(log, "ab") as out:
+        with Path(log).open("ab") as out:
             self.running[name] = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -45,7 +44,7 @@ class Programs:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  this process has one thread
+                preexec_fn=_die_with_parent,
             )
         return {"pid": self.running[name].pid}
 
