@@ -156,6 +156,71 @@ class Resources(Model):
     )
 
 
+class TransformersMode(StrEnum):
+    """What is done about transformers: prove the image's own, or bring the one that is asked for."""
+
+    VERIFY = "Verify"
+    INSTALL = "Install"
+
+
+class Git(Model):
+    """A commit of a git repository."""
+
+    url: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^https://[^\s]+$")] = Field(
+        description="Address of the repository."
+    )
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", max_length=40)] = Field(description="The whole commit id.")
+
+
+class Transformers(Model):
+    """The transformers library that the engine must import."""
+
+    version: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="A version such as `5.14.1`, or comparisons such as `>=5.8,<5.15`."
+    )
+    git: Git | None = Field(None, description="A commit, for versions that no package index has.")
+    mode: TransformersMode | None = Field(
+        None,
+        description="`Verify` (default) proves the version in the image; `Install` puts exactly this one beside it.",
+    )
+    model_config = Model.model_config | {
+        "json_schema_extra": rules(
+            rule("has(self.version) || has(self.git)", "transformers names nothing; give version, or git"),
+            rule(
+                "!has(self.git) || (has(self.mode) && self.mode == 'Install')",
+                "a commit can't be verified in an image; set mode: Install, or give version",
+                at=".git",
+            ),
+        )
+    }
+
+
+class PatchSource(Model):
+    """Where the bytes of a patch come from. They are fetched in the pod, never by the operator."""
+
+    config_map: ConfigMapKeyRef | None = Field(None, description="A key of a ConfigMap.")
+    url: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^https?://[^\s]+$")] | None = Field(
+        None, description="An address that the pod can reach."
+    )
+    model_config = Model.model_config | {
+        "json_schema_extra": rules(
+            rule("has(self.configMap) != has(self.url)", "a patch has one source; give either configMap or url")
+        )
+    }
+
+
+class Patch(Model):
+    """A Python module of the engine whose source is replaced by pinned bytes."""
+
+    module: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", max_length=256)] = Field(
+        description="Dotted name, such as `vllm.model_executor.models.gemma4_mtp`."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)] = Field(
+        description="SHA-256 of the file, in hexadecimal digits. Every engine process loads exactly these bytes."
+    )
+    source: PatchSource = Field(description="Where the bytes come from.")
+
+
 class Engine(Model):
     """The engine: which vLLM, and what it is started with."""
 
@@ -167,6 +232,12 @@ class Engine(Model):
     )
     vllm: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)?.*$")] | None = Field(
         None, description="vLLM version in the image; decides which command-line keys are used."
+    )
+    transformers: Transformers | None = Field(None, description="The transformers library that must be imported.")
+    patches: Annotated[list[Patch], Field(max_length=8)] | None = Field(
+        None,
+        description="Modules of the engine that are replaced by pinned bytes.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["module"]},
     )
     scheduling: Scheduling | None = Field(None, description="Batching.")
     extra_args: (
@@ -219,6 +290,13 @@ class Engine(Model):
     }
 
 
+class UtilizationMode(StrEnum):
+    """Who sets memory utilization: the spec, or preflight from what weights, KV cache and drafter need."""
+
+    FIXED = "Fixed"
+    AUTO = "Auto"
+
+
 class Memory(Model):
     """How much of the device's memory the engine takes."""
 
@@ -233,6 +311,11 @@ class Memory(Model):
                 "0.55 to 0.85",
             )
         ),
+    )
+    utilization_mode: UtilizationMode | None = Field(
+        None,
+        description="`Fixed` (default) takes utilization as given; `Auto` computes it in the pod from weights, KV cache, "
+        "drafter and overhead, and tells the sum in status. Not on CPU.",
     )
     reserve_gi_b: Annotated[float, Field(ge=0, le=1024)] | None = Field(
         None,
@@ -478,6 +561,13 @@ class GemmaSpecDeploySpec(Model):
     )
     model_config = Model.model_config | {
         "json_schema_extra": rules(
+            rule(
+                "!has(self.memory) || !has(self.memory.utilizationMode) || self.memory.utilizationMode != 'Auto' || "
+                "!has(self.nodes) || !has(self.nodes.accelerator) || self.nodes.accelerator != 'CPU'",
+                "utilizationMode Auto computes a share of GPU memory, and a CPU engine has none; remove "
+                "memory.utilizationMode, and size the KV cache with memory.kvCacheBytes",
+                at=".memory.utilizationMode",
+            ),
             rule(
                 "has(self.recipe) || (has(self.model) && has(self.model.target))",
                 "without a recipe the target model is needed; set model.target, or name a recipe",

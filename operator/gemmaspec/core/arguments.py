@@ -80,9 +80,12 @@ def _scheduling(scheduling: Scheduling | None) -> list[str]:
 
 def _memory(resolved: Resolved) -> list[str]:
     memory = resolved.spec.memory
-    if memory is None:
-        return []
-    return _options({"--gpu-memory-utilization": memory.utilization, "--kv-cache-memory-bytes": memory.kv_cache_bytes})
+    return _options(
+        {
+            "--gpu-memory-utilization": resolved.utilization,
+            "--kv-cache-memory-bytes": memory.kv_cache_bytes if memory else None,
+        }
+    )
 
 
 def speculative_config(resolved: Resolved, k: int) -> dict[str, Any]:

@@ -120,10 +120,9 @@ def memory_budget_gib(resolved: Resolved) -> float | None:
 
     Memory is unified there: the budget is the pod's memory request, so that the scheduler counts it.
     """
-    memory = resolved.spec.memory
-    if resolved.accelerator is not Accelerator.GB10 or memory is None or memory.utilization is None:
+    if resolved.accelerator is not Accelerator.GB10 or resolved.utilization is None:
         return None
-    return memory.utilization * GB10_MEMORY_GIB
+    return resolved.utilization * GB10_MEMORY_GIB
 
 
 def resources(resolved: Resolved) -> dict[str, Any]:

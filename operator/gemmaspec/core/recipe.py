@@ -28,8 +28,10 @@ class Recipe(Model):
     source: str = ""
     notes: tuple[str, ...] = ()
     image_required: bool = Field(False, description="The source's image is under no digest that can be named.")
+    patch_required: str = Field("", description="Module that the source replaces in the image; empty for none.")
     spec: dict[str, Any]
     prior: Prior = Field(default_factory=lambda: Prior.model_validate({}))
+    figures: dict[str, float] = Field(default_factory=dict, description="Tokens per second that the source reports.")
 
 
 Recipes = Mapping[str, Recipe]

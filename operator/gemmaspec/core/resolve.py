@@ -19,6 +19,7 @@ from gemmaspec.api.spec import (
     GemmaSpecDeploySpec,
     Method,
     Mode,
+    UtilizationMode,
 )
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Prior, Recipe, Recipes
@@ -26,6 +27,8 @@ from gemmaspec.core.recipe import Prior, Recipe, Recipes
 DEFAULT_PORT = 8000
 # Total memory of a GB10 node as its kernel reports it; `nvidia.com/gpu.memory` is absent there.
 GB10_MEMORY_GIB = 121.7
+# What most published GB10 recipes use; vLLM's own 0.9 leaves a unified-memory host too little.
+DEFAULT_UTILIZATION = 0.85
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,16 @@ class Resolved:
         """vLLM version as numbers, or None where the spec names none."""
         text = self.spec.engine.vllm if self.spec.engine else None
         return parse_version(text) if text else None
+
+    @property
+    def utilization(self) -> float | None:
+        """Share of the device's memory that the engine plans with; None where vLLM's own default or Auto decides."""
+        memory = self.spec.memory
+        if memory and memory.utilization_mode is UtilizationMode.AUTO:
+            return None
+        if memory and memory.utilization is not None:
+            return memory.utilization
+        return DEFAULT_UTILIZATION if self.accelerator is Accelerator.GB10 else None
 
     @property
     def prior(self) -> Prior:
@@ -181,6 +194,13 @@ def _schema_problems(error: ValidationError) -> list[Problem]:
 
 def _missing(spec: GemmaSpecDeploySpec, recipe: Recipe | None) -> list[Problem]:
     problems = []
+    patched = {patch.module for patch in (spec.engine.patches if spec.engine else None) or ()}
+    if recipe and recipe.patch_required and recipe.patch_required not in patched:
+        message = (
+            f"recipe {recipe.name} needs {recipe.patch_required} replaced, and vLLM's own files are not shipped with "
+            f"recipes; add the patch with its sha256. {' '.join(recipe.notes)}"
+        )
+        problems.append(Problem("PatchRequired", "spec.engine.patches", message))
     if not (spec.model and spec.model.target):
         problems.append(Problem("MissingField", "spec.model.target", "no target model; set it"))
     if not (spec.engine and spec.engine.image):
@@ -217,6 +237,17 @@ def _contradictions(spec: GemmaSpecDeploySpec) -> list[Problem]:
     if speculative and speculative.k and speculative.method is None:
         problems.append(
             Problem("MissingField", "spec.speculative.method", "k without a method; set mtp for Gemma 4 assistants")
+        )
+    accelerator = spec.nodes.accelerator if spec.nodes else None
+    automatic = spec.memory is not None and spec.memory.utilization_mode is UtilizationMode.AUTO
+    if automatic and accelerator is Accelerator.CPU:
+        problems.append(
+            Problem(
+                "InvalidSpec",
+                "spec.memory.utilizationMode",
+                "'Auto' computes a share of GPU memory, and a CPU engine has none; remove it, and size the KV cache with "
+                "memory.kvCacheBytes",
+            )
         )
     engine = spec.engine
     if engine and engine.image and "@sha256:" not in engine.image and not engine.allow_tag:
