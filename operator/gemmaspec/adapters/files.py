@@ -10,7 +10,12 @@ from importlib.resources.abc import Traversable
 PACKAGE = "gemmaspec_engine"
 
 
-def engine_files(entries: Iterable[str] = ("launch",)) -> Mapping[str, str]:
+# What the pod starts with `python3 -m`, and the import hook that patched modules need.
+ENTRIES = ("launch", "preflight", "probe", "pinned_import")
+SITE = "site/sitecustomize.py"
+
+
+def engine_files(entries: Iterable[str] = ENTRIES) -> Mapping[str, str]:
     """Path -> text of the modules that ``entries`` need, and no others.
 
     A change of a file restarts engines: a file that an engine does not import is not delivered to it.
@@ -26,6 +31,7 @@ def engine_files(entries: Iterable[str] = ("launch",)) -> Mapping[str, str]:
         path, text = located
         found[path] = text
         waiting += sorted(_imports(module, path, text))
+    found[f"{PACKAGE}/{SITE}"] = root.joinpath(SITE).read_text(encoding="utf-8")
     return dict(sorted(found.items()))
 
 

@@ -314,8 +314,8 @@ class Memory(Model):
     )
     utilization_mode: UtilizationMode | None = Field(
         None,
-        description="`Fixed` (default) takes utilization as given; `Auto` computes it in the pod from weights, KV cache, "
-        "drafter and overhead, and tells the sum in status. Not on CPU.",
+        description="`Fixed` (default) takes utilization as given; `Auto` computes it in the pod from weights, KV "
+        "cache, drafter and overhead. Not on CPU.",
     )
     reserve_gi_b: Annotated[float, Field(ge=0, le=1024)] | None = Field(
         None,

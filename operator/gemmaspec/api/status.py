@@ -95,7 +95,10 @@ class HistoryEntry(Model):
 class EngineStatus(Model):
     """The engine that runs."""
 
-    vllm: str | None = Field(None, description="vLLM version that the spec names.")
+    vllm: str | None = Field(None, description="vLLM version that preflight found in the image.")
+    transformers: str | None = Field(None, description="transformers version that the engine imports.")
+    patches: dict[str, str] | None = Field(None, description="Replaced modules and the beginning of their SHA-256.")
+    utilization: float | None = Field(None, description="Share of the device's memory that the engine plans with.")
     image: str | None = Field(None, description="Image that the spec or its recipe names.")
     image_digest: str | None = Field(None, description="Digest of the image that the pods run.")
     recipe: str | None = Field(None, description="Recipe and its version.")
@@ -107,7 +110,7 @@ class GemmaSpecDeployStatus(Model):
     observed_generation: int | None = Field(None, description="Generation of the spec that this status is for.")
     conditions: list[Condition] | None = Field(
         None,
-        description="Ready, Reconciling, Stalled, EngineHealthy, SpeculationHealthy.",
+        description="Ready, Reconciling, Stalled, Preflight, EngineHealthy, SpeculationHealthy.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int | None = Field(None, description="Engine pods that exist.")

@@ -215,8 +215,8 @@ def _lower_message(current: int, chosen: int, recent: Window, times: StepTimes, 
     rates = rates_text(recent.conditional)
     return (
         f"K {current}→{chosen}: drafts earn {expected_tokens(recent.conditional, current):.2f} tokens a step "
-        f"(conditional acceptance {rates}; {recent.drafts:.0f} drafts in {recent.span:.0f} s) for a step of {cost:.2f}× the "
-        f"time of K={chosen}, which promises {100 * likely:+.0f} % tokens per second; held for {hold} s"
+        f"(conditional acceptance {rates}; {recent.drafts:.0f} drafts in {recent.span:.0f} s) for a step of "
+        f"{cost:.2f}× the time of K={chosen}, which promises {100 * likely:+.0f} % tokens per second; held for {hold} s"
     )
 
 

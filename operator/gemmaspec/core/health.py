@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemmaspec.core.observation import Pod
+from gemmaspec.core.observation import Pod, Proof
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ def _trouble(pod: Pod, max_restarts: int) -> Health | None:
         return None
     if pod.unschedulable is not None:
         return Health("False", "Unschedulable", f"no node takes the engine: {pod.unschedulable}")
+    if pod.proof is not None and not pod.proof.ok:
+        final = pod.proof.deterministic
+        tail = "; the engine is parked, its GPU left free" if final else "; preflight tries again"
+        return Health("False", pod.proof.reason, f"{proof_text(pod.proof)}{tail}", parked=final)
     if pod.waiting and pod.waiting[0] in _WAITING:
         reason, message = pod.waiting
         return Health("False", _WAITING[reason], stable(message) or reason)
@@ -64,6 +68,11 @@ def _trouble(pod: Pod, max_restarts: int) -> Health | None:
         parked = f"the engine failed {pod.restarts} times and is parked, its GPU left free"
         return Health("False", reason, f"{words}; {parked}; change the spec, or delete the pod", parked=True)
     return Health("False", reason, f"{words}; restart {pod.restarts} of {max_restarts}")
+
+
+def proof_text(proof: Proof) -> str:
+    """Preflight's verdict in a sentence, with the way out."""
+    return " ".join(part for part in (f"{proof.reason}: {proof.message}", proof.remedy) if part)
 
 
 def stable(message: str) -> str:

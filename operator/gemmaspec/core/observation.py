@@ -55,6 +55,21 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What preflight found: the launcher's side of the pin. ``deterministic``: no retry can change it."""
+
+    ok: bool
+    reason: str
+    message: str
+    remedy: str = ""
+    deterministic: bool = False
+    vllm: str | None = None
+    transformers: str | None = None
+    utilization: float | None = None
+    patches: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Pod:
     """An engine pod, reduced to what decisions need. Times are seconds since the epoch."""
 
@@ -74,6 +89,7 @@ class Pod:
     unschedulable: str | None = None
     waiting: tuple[str, str] | None = None
     ended: Ended | None = None
+    proof: Proof | None = None
     image_digest: str | None = None
 
     @property
@@ -140,7 +156,9 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
     state = container.get("state", {})
     conditions = {c["type"]: c for c in status.get("conditions", ())}
     ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
-    waiting = state.get("waiting")
+    waiting = state.get("waiting") or _init_state(status).get("waiting")
+    if waiting and waiting.get("reason") == "PodInitializing":
+        waiting = _init_state(status).get("waiting")
     ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
     when = ready.get("lastTransitionTime")
     return Pod(
@@ -160,8 +178,41 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else None,
         waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
         ended=ended_from(ended) if ended else None,
+        proof=_proof(status),
         image_digest=_image_digest(container.get("imageID", "")),
     )
+
+
+def _init_container(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((c for c in status.get("initContainerStatuses", ()) if c["name"] == names.PREFLIGHT_CONTAINER), {})
+
+
+def _init_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(_init_container(status).get("state", {}))
+
+
+def _proof(status: Mapping[str, Any]) -> Proof | None:
+    """Preflight's verdict, from the termination message of its container; None while it has not spoken."""
+    container = _init_container(status)
+    terminated = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+    if not terminated:
+        return None
+    try:
+        told = json.loads(str(terminated.get("message", "")))
+        return Proof(
+            ok=bool(told["ok"]),
+            reason=str(told["reason"]),
+            message=_line(str(told.get("message", ""))),
+            remedy=_line(str(told.get("remedy", ""))),
+            deterministic=bool(told.get("deterministic")),
+            vllm=told.get("vllm"),
+            transformers=told.get("transformers"),
+            utilization=told.get("utilization"),
+            patches=tuple(sorted((told.get("patches") or {}).items())),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        ended = ended_from(terminated)
+        return Proof(False, "PreflightFailed", ended.message or f"exit code {ended.exit_code}")
 
 
 def ended_from(terminated: Mapping[str, Any]) -> Ended:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemmaspec.api import identity
-from gemmaspec.api.spec import Accelerator
+from gemmaspec.api.spec import Accelerator, TransformersMode
 from gemmaspec.core import names
-from gemmaspec.core.pod import config_key, memory_budget_gib, pod_template
+from gemmaspec.core.pod import config_key, pod_template
 from gemmaspec.core.resolve import Resolved
 
 # Length of a revision's name. 10 hexadecimal digits: with the 20 revisions that one resource may see in a day a
@@ -88,6 +88,8 @@ def engine_identity(resolved: Resolved) -> str:
         spec.model.kv_cache_dtype,
         str(resolved.method),
         drafter.model_dump() if drafter else None,
+        _transformers_pin(resolved),
+        _patch_pins(resolved),
     ]
     return digest(value)[:REVISION_LENGTH]
 
@@ -96,18 +98,45 @@ def pin_file(resolved: Resolved, files: Mapping[str, str]) -> str:
     """``pin.json``: what the launcher proves before every start of the engine."""
     spec = resolved.spec
     memory = spec.memory
-    value = {
+    value: dict[str, Any] = {
         "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in sorted(files.items())},
         "vllm": spec.engine.vllm if spec.engine else None,
         "memory": {
             "device": DEVICES[resolved.accelerator],
-            "utilization": memory.utilization if memory and memory_budget_gib(resolved) is not None else None,
+            "mode": str(memory.utilization_mode) if memory and memory.utilization_mode else "Fixed",
+            "utilization": resolved.utilization,
             "reserveBytes": int(memory.reserve_gi_b * GIB) if memory and memory.reserve_gi_b else 0,
         },
         "maxRestarts": spec.rollout.max_restarts,
         "stateDir": names.STATE_DIR,
+        "image": resolved.image,
+        "transformers": _transformers_pin(resolved),
+        "patches": _patch_pins(resolved),
+        "patchDir": names.PATCH_DIR,
     }
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _transformers_pin(resolved: Resolved) -> dict[str, Any] | None:
+    asked = resolved.spec.engine.transformers if resolved.spec.engine else None
+    if asked is None:
+        return None
+    mode = asked.mode or TransformersMode.VERIFY
+    pin: dict[str, Any] = {"mode": str(mode), "version": asked.version}
+    if asked.git:
+        pin["git"] = {"url": asked.git.url, "commit": asked.git.commit}
+    if mode is TransformersMode.INSTALL:
+        pin["overlayDir"] = names.OVERLAY_DIR
+    return pin
+
+
+def _patch_pins(resolved: Resolved) -> list[dict[str, Any]]:
+    patches = (resolved.spec.engine.patches if resolved.spec.engine else None) or []
+    pins = []
+    for i, patch in enumerate(patches):
+        place = {"url": patch.source.url} if patch.source.url else {"path": f"{names.PATCH_SOURCES}/{i}/module.py"}
+        pins.append({"module": patch.module, "sha256": patch.sha256, **place})
+    return pins
 
 
 def _metadata(owner: Owner, name: str, **labels: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gemmaspec.api.spec import Accelerator, EnvVar, SecretKeyRef
+from gemmaspec.api.spec import Accelerator, EnvVar, Patch, SecretKeyRef, TransformersMode
 from gemmaspec.core import names
 from gemmaspec.core.arguments import engine_arguments
 from gemmaspec.core.resolve import GB10_MEMORY_GIB, Resolved
@@ -31,6 +31,7 @@ def pod_template(name: str, resolved: Resolved, k: int, revision: str, files: Ma
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "initContainers": [preflight_container(resolved, k)],
         "containers": [engine_container(resolved, k)],
         "volumes": volumes(name, resolved, revision, files),
     }
@@ -38,20 +39,68 @@ def pod_template(name: str, resolved: Resolved, k: int, revision: str, files: Ma
     return {"metadata": {"labels": labels, "annotations": {names.K_ANNOTATION: str(k)}}, "spec": body}
 
 
+def preflight_container(resolved: Resolved, k: int) -> dict[str, Any]:
+    """The proof of the pin, before weights load: the engine's own image, arguments, environment and resources."""
+    mounts = [mount for mount in _mounts(resolved) if mount["name"] not in ("patches", "overlay")]
+    if _patches(resolved):
+        mounts.append({"name": "patches", "mountPath": names.PATCH_DIR})
+        mounts += [
+            {"name": f"patch-{i}", "mountPath": f"{names.PATCH_SOURCES}/{i}", "readOnly": True}
+            for i, patch in enumerate(_patches(resolved))
+            if patch.source.config_map
+        ]
+    if _overlay(resolved):
+        mounts.append({"name": "overlay", "mountPath": names.OVERLAY_DIR})
+    return _container(resolved, k, names.PREFLIGHT_CONTAINER, "preflight", mounts)
+
+
+def _container(resolved: Resolved, k: int, name: str, module: str, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the two containers share."""
+    return {
+        "name": name,
+        "image": resolved.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-m", f"gemmaspec_engine.{module}", "--"],
+        "args": engine_arguments(resolved, k),
+        "env": environment(resolved),
+        "resources": resources(resolved),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+
+
+def _patches(resolved: Resolved) -> list[Patch]:
+    return (resolved.spec.engine.patches if resolved.spec.engine else None) or []
+
+
+def _overlay(resolved: Resolved) -> bool:
+    transformers = resolved.spec.engine.transformers if resolved.spec.engine else None
+    return transformers is not None and transformers.mode is TransformersMode.INSTALL
+
+
+def _mounts(resolved: Resolved) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "engine", "mountPath": names.ENGINE_MOUNT, "readOnly": True},
+        {"name": "state", "mountPath": names.STATE_DIR},
+        {"name": "cache", "mountPath": names.CACHE_DIR},
+        {"name": "weights", "mountPath": names.WEIGHTS_DIR},
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 (a mount, not a temporary file)
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    if _patches(resolved):
+        mounts.append({"name": "patches", "mountPath": names.PATCH_DIR, "readOnly": True})
+    if _overlay(resolved):
+        mounts.append({"name": "overlay", "mountPath": names.OVERLAY_DIR, "readOnly": True})
+    return mounts
+
+
 def engine_container(resolved: Resolved, k: int) -> dict[str, Any]:
     """The engine's container: the launcher, which starts and supervises vLLM."""
     health = {"path": "/health", "port": "http"}
     startup = resolved.spec.rollout.startup_seconds
-    return {
-        "name": names.ENGINE_CONTAINER,
-        "image": resolved.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-m", "gemmaspec_engine.launch", "--"],
-        "args": engine_arguments(resolved, k),
-        "env": environment(resolved),
+    own = {
         "ports": [{"name": "http", "containerPort": resolved.port, "protocol": "TCP"}],
-        "resources": resources(resolved),
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "startupProbe": {
             "httpGet": health,
             "periodSeconds": PROBE_PERIOD_SECONDS,
@@ -62,16 +111,8 @@ def engine_container(resolved: Resolved, k: int) -> dict[str, Any]:
         # vLLM's /health fails only when its engine is dead; slow answers under load are no death.
         "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 20, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "engine", "mountPath": names.ENGINE_MOUNT, "readOnly": True},
-            {"name": "state", "mountPath": names.STATE_DIR},
-            {"name": "cache", "mountPath": names.CACHE_DIR},
-            {"name": "weights", "mountPath": names.WEIGHTS_DIR},
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 (a mount, not a temporary file)
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-        ],
     }
+    return _container(resolved, k, names.ENGINE_CONTAINER, "launch", _mounts(resolved)) | own
 
 
 def environment(resolved: Resolved) -> list[dict[str, Any]]:
@@ -151,7 +192,27 @@ def volumes(name: str, resolved: Resolved, revision: str, files: Mapping[str, st
         {"name": "weights"} | _weights(resolved),
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}},
         {"name": "tmp", "emptyDir": {}},
+        *_pin_volumes(resolved),
     ]
+
+
+def _pin_volumes(resolved: Resolved) -> list[dict[str, Any]]:
+    """Volumes that preflight fills, and the ConfigMaps that it reads patches from.
+
+    The sources are optional: a missing one is preflight's to report, with a remedy, not the kubelet's.
+    """
+    found: list[dict[str, Any]] = []
+    if _patches(resolved):
+        found.append({"name": "patches", "emptyDir": {}})
+    for i, patch in enumerate(_patches(resolved)):
+        source = patch.source.config_map
+        if source:
+            items = [{"key": source.key, "path": "module.py"}]
+            config_map = {"name": source.name, "items": items, "optional": True}
+            found.append({"name": f"patch-{i}", "configMap": config_map})
+    if _overlay(resolved):
+        found.append({"name": "overlay", "emptyDir": {}})
+    return found
 
 
 def config_key(path: str) -> str:

@@ -168,7 +168,7 @@ def _facts(
         recent=evidence.recent,
         health=health(current, wanted, resolved.spec.rollout.max_restarts),
         complete=scale.complete,
-        ready=sum(1 for pod in current if pod.ready),
+        pods=current,
     )
 
 

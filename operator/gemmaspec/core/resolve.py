@@ -245,8 +245,8 @@ def _contradictions(spec: GemmaSpecDeploySpec) -> list[Problem]:
             Problem(
                 "InvalidSpec",
                 "spec.memory.utilizationMode",
-                "'Auto' computes a share of GPU memory, and a CPU engine has none; remove it, and size the KV cache with "
-                "memory.kvCacheBytes",
+                "'Auto' computes a share of GPU memory, and a CPU engine has none; remove it, and size the KV "
+                "cache with memory.kvCacheBytes",
             )
         )
     engine = spec.engine

@@ -11,8 +11,8 @@ from gemmaspec.api.status import EngineStatus, GemmaSpecDeployStatus, HistoryEnt
 from gemmaspec.core import figures, memory, moment, names
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.control import Change, ControlState
-from gemmaspec.core.health import Health
-from gemmaspec.core.observation import Foreign, Observation
+from gemmaspec.core.health import Health, proof_text
+from gemmaspec.core.observation import Foreign, Observation, Pod
 from gemmaspec.core.problem import Problem
 from gemmaspec.core.resolve import Resolved
 
@@ -39,7 +39,12 @@ class Facts:
     recent: Window
     health: Health
     complete: bool
-    ready: int
+    pods: Sequence[Pod]
+
+    @property
+    def ready(self) -> int:
+        """Engines of the current revision that serve."""
+        return sum(1 for pod in self.pods if pod.ready)
 
 
 def stalled(observation: Observation, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def stalled(observation: Observation, problems: Sequence[Problem]) -> dict[str, 
         Verdict("Stalled", "True", problems[0].reason, message),
     ]
     kept = [Verdict(c["type"], c["status"], c["reason"], c["message"]) for c in status.get("conditions", ())]
-    verdicts += [entry for entry in kept if entry.type in ("EngineHealthy", "SpeculationHealthy")]
+    verdicts += [entry for entry in kept if entry.type in ("Preflight", "EngineHealthy", "SpeculationHealthy")]
     status["observedGeneration"] = observation.resource.generation
     status["replicas"] = sum(1 for pod in observation.pods if pod.occupies)
     status["selector"] = names.selector_text(observation.resource.owner.name)
@@ -73,6 +78,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
     verdicts = [
         _ready(facts),
         *_progress(observation, facts),
+        preflight(facts.pods),
         Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
         speculation(resolved, state),
     ]
@@ -87,7 +93,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         revision=facts.revision,
         k=_k(previous, state, observation.now),
         control=memory.store(state),
-        engine=_engine(observation, resolved),
+        engine=_engine(facts),
         history=_history(previous, facts.change, state, observation),
     ).body()
     body["conditions"] = conditions(observation, verdicts)
@@ -154,6 +160,17 @@ def _foreign(foreign: Foreign) -> str:
     )
 
 
+def preflight(pods: Sequence[Pod]) -> Verdict:
+    """The condition Preflight: whether every engine of this revision is the one that was pinned."""
+    proofs = [pod.proof for pod in pods if pod.proof is not None and not pod.terminating]
+    for proof in proofs:
+        if not proof.ok:
+            return Verdict("Preflight", "False", proof.reason, proof_text(proof))
+    if proofs:
+        return Verdict("Preflight", "True", proofs[0].reason, proofs[0].message)
+    return Verdict("Preflight", "Unknown", "NotProved", "no engine of this revision has been proved yet")
+
+
 def speculation(resolved: Resolved, state: ControlState) -> Verdict:
     """The condition SpeculationHealthy."""
     kind = "SpeculationHealthy"
@@ -184,11 +201,16 @@ def _k(previous: Mapping[str, Any], state: ControlState, now: float) -> KStatus:
     )
 
 
-def _engine(observation: Observation, resolved: Resolved) -> EngineStatus:
-    digests = sorted({pod.image_digest for pod in observation.pods if pod.image_digest and not pod.terminating})
+def _engine(facts: Facts) -> EngineStatus:
+    resolved = facts.resolved
+    digests = sorted({pod.image_digest for pod in facts.pods if pod.image_digest and not pod.terminating})
     recipe = resolved.recipe
+    proof = next((pod.proof for pod in facts.pods if pod.proof is not None and pod.proof.ok), None)
     return EngineStatus(
-        vllm=resolved.spec.engine.vllm if resolved.spec.engine else None,
+        vllm=proof.vllm if proof else None,
+        transformers=proof.transformers if proof else None,
+        patches=dict(proof.patches) if proof and proof.patches else None,
+        utilization=proof.utilization if proof else resolved.utilization,
         image=resolved.image,
         image_digest=digests[0] if digests else None,
         recipe=f"{recipe.name} (version {recipe.version})" if recipe else None,
