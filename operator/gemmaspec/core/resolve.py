@@ -198,13 +198,13 @@ def _missing(spec: GemmaSpecDeploySpec, recipe: Recipe | None) -> list[Problem]:
     if recipe and recipe.patch_required and recipe.patch_required not in patched:
         message = (
             f"recipe {recipe.name} needs {recipe.patch_required} replaced, and vLLM's own files are not shipped with "
-            f"recipes; add the patch with its sha256. {' '.join(recipe.notes)}"
+            f"recipes; add the patch with its sha256. {_first_note(recipe)}"
         )
         problems.append(Problem("PatchRequired", "spec.engine.patches", message))
     if not (spec.model and spec.model.target):
         problems.append(Problem("MissingField", "spec.model.target", "no target model; set it"))
     if not (spec.engine and spec.engine.image):
-        hint = f"; {' '.join(recipe.notes)}" if recipe and recipe.notes else ""
+        hint = f"; {_first_note(recipe)}" if recipe and recipe.notes else ""
         problems.append(
             Problem("ImageRequired", "spec.engine.image", f"no engine image; set it as repository@sha256:…{hint}")
         )
@@ -219,6 +219,11 @@ def _missing(spec: GemmaSpecDeploySpec, recipe: Recipe | None) -> list[Problem]:
             )
         )
     return problems
+
+
+def _first_note(recipe: Recipe) -> str:
+    """The note that says what the recipe's source ran; the others are for `gemmaspec recipes`."""
+    return recipe.notes[0] if recipe.notes else ""
 
 
 def _contradictions(spec: GemmaSpecDeploySpec) -> list[Problem]:

@@ -1,0 +1,39 @@
+"""``gemmaspec``: the command line, also found by kubectl as ``kubectl gemmaspec``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gemmaspec import __version__
+from gemmaspec.cli import plans, published
+
+app = typer.Typer(
+    name="gemmaspec",
+    help="Gemma 4 with speculative decoding on GB10 nodes: plan resources, read recipes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("plan")(plans.plan_file)
+app.command("recipes")(published.recipes)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Gemma 4 with speculative decoding on GB10 nodes."""
+    del version
+
+
+if __name__ == "__main__":
+    app()

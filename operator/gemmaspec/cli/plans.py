@@ -1,0 +1,92 @@
+"""``gemmaspec plan``: what a resource becomes, without a cluster."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from gemmaspec.adapters.files import engine_files
+from gemmaspec.api import identity
+from gemmaspec.core import names
+from gemmaspec.core.plan import Owner, Plan, plan
+from gemmaspec.core.problem import Stalling
+from gemmaspec.core.resolve import Resolved, resolve
+from gemmaspec.recipes import load
+
+# The uid that the API server would give; objects of a plan are for reading and dry runs.
+NO_UID = "00000000-0000-0000-0000-000000000000"
+
+
+class Output(StrEnum):
+    """What to print."""
+
+    ALL = "all"
+    COMMAND = "command"
+    OBJECTS = "objects"
+
+
+def plan_file(
+    file: Annotated[
+        str, typer.Option("--file", "-f", help="File with GemmaSpecDeploy resources; - for standard input.")
+    ],
+    output: Annotated[Output, typer.Option("--output", "-o", help="Objects, the engine's command line, or both.")] = (
+        Output.ALL
+    ),
+) -> None:
+    """Print the objects and the engine's command line that resources become. Needs no cluster."""
+    failed = False
+    for document in _documents(file):
+        try:
+            resolved, planned = _plan(document)
+        except Stalling as stalling:
+            for problem in stalling.problems:
+                typer.echo(f"{document['metadata']['name']}: {problem}", err=True)
+            failed = True
+            continue
+        if output is not Output.OBJECTS:
+            prefix = "# " if output is Output.ALL else ""
+            typer.echo(f"{prefix}{command_line(resolved, planned)}")
+        if output is not Output.COMMAND:
+            typer.echo(yaml.safe_dump_all(_objects(resolved, planned), sort_keys=False, width=120), nl=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _documents(file: str) -> list[dict[str, Any]]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        documents = [document for document in yaml.safe_load_all(text) if document]
+    except (OSError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"{file} can't be read: {error}") from error
+    found = [entry for entry in documents if isinstance(entry, dict) and entry.get("kind") == identity.KIND]
+    if not found:
+        raise typer.BadParameter(f"{file} holds no {identity.KIND}")
+    return found
+
+
+def _plan(document: dict[str, Any]) -> tuple[Resolved, Plan]:
+    metadata = document.get("metadata") or {}
+    owner = Owner(metadata.get("namespace") or "default", metadata.get("name", "unnamed"), NO_UID)
+    resolved = resolve(document.get("spec") or {}, load())
+    return resolved, plan(owner, resolved, resolved.k, engine_files())
+
+
+def command_line(resolved: Resolved, planned: Plan) -> str:
+    """The engine's start as one would type it."""
+    containers = planned.deployment["spec"]["template"]["spec"]["containers"]
+    engine = next(entry for entry in containers if entry["name"] == names.ENGINE_CONTAINER)
+    variables = [variable for variable in (resolved.spec.engine.env if resolved.spec.engine else None) or []]
+    shown = [f"{variable.name}={shlex.quote(variable.value)}" for variable in variables if variable.value is not None]
+    return " ".join([*shown, "python3 -m vllm.entrypoints.openai.api_server", shlex.join(engine["args"])])
+
+
+def _objects(resolved: Resolved, planned: Plan) -> list[dict[str, Any]]:
+    deployment = planned.deployment
+    wanted = {**deployment, "spec": {**deployment["spec"], "replicas": resolved.spec.replicas}}
+    return [*planned.shared, planned.config, wanted]
