@@ -8,11 +8,11 @@ The count lives in an emptyDir: it survives restarts of the container and goes a
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from gemmaspec_engine.pin import BootPin
+from gemmaspec_engine.state import write_json
 
 __all__ = ["Ending", "Record", "begin", "end", "load", "notice_kill", "pause", "prove", "save"]
 
@@ -91,17 +91,7 @@ def save(state_dir: Path, record: Record) -> None:
     """Write the record so that a crash at any moment leaves the old or the new one. Raises OSError."""
     fields = asdict(record)
     del fields["readable"]
-    path, fresh = state_dir / _NAME, state_dir / f".{_NAME}.new"
-    with fresh.open("w") as file:
-        json.dump(fields, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    directory = os.open(state_dir, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_json(state_dir / _NAME, fields)
 
 
 def notice_kill(record: Record, now: float) -> Record:

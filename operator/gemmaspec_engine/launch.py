@@ -7,20 +7,20 @@ Then it runs vLLM and, when that ends, leaves the engine's own root-cause line a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gemmaspec_engine import boots, fingerprint, memory, rootcause, supervise, termination
+from gemmaspec_engine import boots, fingerprint, memory, mount, rootcause, supervise, termination
+from gemmaspec_engine.environment import engine_environment
 from gemmaspec_engine.health import HealthWatch
-from gemmaspec_engine.pin import Pin, PinError, parse
+from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.signals import Signals
 from gemmaspec_engine.standin import StandIn
+from gemmaspec_engine.state import RESULT, read_json
 
 __all__ = ["main"]
 
@@ -62,6 +62,8 @@ class Launcher:
         self.record = boots.notice_kill(boots.load(self.state_dir), time.time())
         if parked := self._why_parked():
             return self._park(*parked)
+        self._check_patches()
+        self._take_utilization()
         self._wait_before_boot()
         self._wait_for_memory()
         self._save(boots.begin(self.record))
@@ -74,9 +76,7 @@ class Launcher:
         except OSError as error:
             # A boot that cannot be counted is a boot without a cap.
             remedy = "Mount a writable emptyDir at the pin's stateDir."
-            raise Refused(
-                "StateUnwritable", f"cannot write the boot record: {error}", _EX_IOERR, remedy
-            ) from None
+            raise Refused("StateUnwritable", f"cannot write the boot record: {error}", _EX_IOERR, remedy) from None
         self.record = record
 
     def _why_parked(self) -> tuple[str, str, str] | None:
@@ -93,6 +93,24 @@ class Launcher:
             text = f"{self.record.boots} boots without lasting service, no more are allowed{told}"
             return "BootLimit", text, "Correct the cause, then change the spec or delete the pod."
         return None
+
+    def _check_patches(self) -> None:
+        """The patches that preflight brought are rehashed at each start, as the mounted files are."""
+        changed = fingerprint.changed(Path("/"), {p.file(self.pin.patch_dir)[1:]: p.sha256 for p in self.pin.patches})
+        if changed:
+            remedy = "Delete the pod: preflight brings the patches again."
+            raise Refused("FilesChanged", "; ".join(map(str, changed)), _EX_CONFIG, remedy)
+
+    def _take_utilization(self) -> None:
+        """With mode Auto the utilization is what preflight computed from the model."""
+        if self.pin.memory.mode != "Auto":
+            return
+        found = (read_json(self.state_dir / RESULT) or {}).get("utilization")
+        if not isinstance(found, float) or not 0 < found <= 1:
+            text = f"preflight left no utilization in {self.state_dir / RESULT}"
+            raise Refused("PreflightMissing", text, _EX_CONFIG, "Delete the pod to repeat preflight.")
+        self.pin = replace(self.pin, memory=replace(self.pin.memory, utilization=found))
+        self.arguments = [*self.arguments, "--gpu-memory-utilization", f"{found:g}"]
 
     def _park(self, reason: str, message: str, remedy: str) -> termination.LastWords:
         """Keep the container up without vLLM until it is asked to stop."""
@@ -149,9 +167,10 @@ class Launcher:
         """Run vLLM to its end and explain it."""
         kills_before = memory.oom_kills()
         watch = HealthWatch(self.host, self.port, self.pin.boot.healthy_seconds)
+        env = engine_environment(self.pin, os.environ, mount.package())
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self.arguments]
         try:
-            end, lines = supervise.run(command, self.signals, lambda: self._credit(watch))
+            end, lines = supervise.run(command, self.signals, lambda: self._credit(watch), env)
         finally:
             watch.stop()
         if self.signals.stop_asked:
@@ -194,20 +213,11 @@ def _memory_remedy(verdict: memory.Verdict) -> str:
 def _preflight_failure(state_dir: Path) -> tuple[str, str, str] | None:
     """What preflight found, when it is something that no restart can change."""
     try:
-        result = json.loads((state_dir / "preflight.json").read_text())
-    except FileNotFoundError:
-        return None
+        result = read_json(state_dir / RESULT)
     except (OSError, ValueError) as error:
-        return (
-            "PreflightUnreadable",
-            f"the preflight result cannot be read: {error}",
-            "Delete the pod to repeat preflight.",
-        )
-    if (
-        not isinstance(result, dict)
-        or result.get("ok") is not False
-        or result.get("deterministic") is not True
-    ):
+        text = f"the preflight result cannot be read: {error}"
+        return "PreflightUnreadable", text, "Delete the pod to repeat preflight."
+    if result is None or result.get("ok") is not False or result.get("deterministic") is not True:
         return None
     message = str(result.get("message", ""))
     return str(result.get("reason", "PreflightFailed")), message, str(result.get("remedy", ""))
@@ -225,27 +235,6 @@ def _endpoint(arguments: Sequence[str]) -> tuple[str, int]:
     return found["--host"], int(found["--port"]) if found["--port"].isdigit() else 8000
 
 
-def _load_pin() -> Pin:
-    """Read the pin and prove that it, and every file it names, is unchanged. Raises Refused."""
-    root = Path(__file__).resolve().parent.parent
-    path = Path(os.environ.get("GEMMASPEC_PIN") or root / "pin.json")
-    try:
-        content = path.read_bytes()
-        pin = parse(content.decode())
-    except (OSError, UnicodeDecodeError, PinError) as error:
-        raise Refused("PinInvalid", f"{path}: {error}", _EX_CONFIG) from None
-    # Set in the pod template, which cannot change under a running pod as a mounted ConfigMap can.
-    expected = os.environ.get("GEMMASPEC_PIN_SHA256")
-    actual = hashlib.sha256(content).hexdigest()
-    problems = [str(mismatch) for mismatch in fingerprint.changed(path.parent, pin.files)]
-    if expected and expected != actual:
-        problems.insert(0, str(fingerprint.Mismatch(path.name, expected, actual)))
-    if problems:
-        remedy = "Something changed the engine's files in place: restore them, or let the operator roll a new revision."
-        raise Refused("FilesChanged", "; ".join(problems), _EX_CONFIG, remedy)
-    return pin
-
-
 def _say(text: str) -> None:
     print(f"gemmaspec launch: {text}", file=sys.stderr, flush=True)
 
@@ -256,17 +245,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     vllm_arguments = words[1:] if words[:1] == ["--"] else words
     signals, launcher = Signals(), None
     try:
-        launcher = Launcher(_load_pin(), vllm_arguments, signals)
+        launcher = Launcher(mount.load(), vllm_arguments, signals)
         last = launcher.run()
+    except mount.MountError as error:
+        last = termination.LastWords("launch", error.reason, error.message, _EX_CONFIG, 0, error.remedy)
     except Refused as refused:
         count = launcher.record.boots if launcher else 0
         last = termination.LastWords(
             "launch", refused.reason, refused.message, refused.exit_code, count, refused.remedy
         )
     except Stopped as stopped:
-        last = termination.LastWords(
-            "launch", "Stopped", str(stopped), 0, launcher.record.boots if launcher else 0
-        )
+        last = termination.LastWords("launch", "Stopped", str(stopped), 0, launcher.record.boots if launcher else 0)
     _say(f"{last.reason}: {last.message}" + (f". {last.remedy}" if last.remedy else ""))
     termination.write(last)
     return last.exit_code

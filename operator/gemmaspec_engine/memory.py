@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemmaspec_engine.pin import MemoryPin
+from gemmaspec_engine.versions import within
 
 __all__ = ["Figures", "Verdict", "figure_for", "gib", "oom_kills", "parse_meminfo", "read", "weigh"]
 
@@ -22,12 +23,13 @@ GIB = 1 << 30
 @dataclass(frozen=True)
 class Figures:
     """The host's memory in bytes (``MemTotal``, ``MemAvailable``, ``MemFree``), and what the container's own
-    cgroup still allows (None: unlimited or unknown)."""
+    cgroup still allows and allows in all (None: unlimited or unknown)."""
 
     total: int
     available: int
     free: int
     cgroup_left: int | None = None
+    cgroup_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,7 @@ def parse_meminfo(text: str) -> Figures:
 
 def figure_for(vllm: str | None) -> str:
     """Which figure the given vLLM version takes as free memory on an integrated GPU."""
-    if vllm is None:
-        return "MemAvailable"
-    parts = vllm.split(".")
-    old = len(parts) >= 2 and parts[0] == "0" and parts[1].isdigit() and int(parts[1]) < 32
-    return "MemFree" if old else "MemAvailable"
+    return "MemFree" if within(vllm, "0", "0.32.0") else "MemAvailable"
 
 
 def weigh(pin: MemoryPin, figures: Figures, vllm: str | None) -> Verdict:
@@ -109,7 +107,7 @@ def _weigh_cpu(needed: int, figures: Figures) -> Verdict:
 def read(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Figures:
     """The figures of this moment. Raises OSError or ValueError when ``/proc/meminfo`` is unreadable."""
     host = parse_meminfo((proc / "meminfo").read_text())
-    return Figures(host.total, host.available, host.free, _cgroup_left(cgroup))
+    return Figures(host.total, host.available, host.free, _cgroup_left(cgroup), _number(cgroup / "memory.max"))
 
 
 def _cgroup_left(cgroup: Path) -> int | None:

@@ -27,7 +27,7 @@ class PinError(ValueError):
     """``pin.json`` cannot be read as a pin; the text names the field."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryPin:
     """Memory that must be free before the engine may start.
 
@@ -37,18 +37,18 @@ class MemoryPin:
     """
 
     device: str
-    mode: str
-    """``Fixed``: ``utilization`` is the engine's ``--gpu-memory-utilization``.  ``Auto``: preflight computes it,
-    and the launcher adds that argument."""
-    utilization: float | None
+    mode: str = "Fixed"
+    """``Fixed``: ``utilization`` is the engine's ``--gpu-memory-utilization``.  ``Auto``: preflight computes it, and
+    the launcher adds that argument."""
+    utilization: float | None = None
     """Share of total memory the engine claims, in (0, 1]; None with ``Auto``."""
-    reserve_bytes: int
+    reserve_bytes: int = 0
     """Bytes that must stay free beside the engine's claim, for the host."""
-    needed_bytes: int | None
-    """Device ``cpu``: bytes the engine needs. None: nothing is waited for."""
-    wait_seconds: float
+    needed_bytes: int | None = None
+    """Device ``cpu``: bytes the engine needs. None: the launcher waits for nothing."""
+    wait_seconds: float = 1800
     """How long to wait for free memory before giving up."""
-    overhead_bytes: int | None
+    overhead_bytes: int | None = None
     """``Auto``: bytes beside weights, drafter and KV cache; None: ``budget.DEFAULT_OVERHEAD_BYTES``."""
 
 
@@ -149,11 +149,7 @@ class _Fields:
         value = self.take(name, default)
         if value is default:
             return value
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not least <= value < float("inf")
-        ):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < float("inf"):
             raise PinError(f"{self.path(name)} must be a number of at least {least:g}, not {value!r}")
         return value
 
@@ -279,9 +275,7 @@ def _transformers(value: object) -> TransformersPin | None:
     if (overlay is not None) != (mode == "Install"):
         raise PinError("transformers.overlayDir must be given with mode Install and only then")
     url, commit = _git(git)
-    return TransformersPin(
-        mode, version, url, commit, overlay and _absolute(overlay, "transformers.overlayDir")
-    )
+    return TransformersPin(mode, version, url, commit, overlay and _absolute(overlay, "transformers.overlayDir"))
 
 
 def _git(value: object) -> tuple[str | None, str | None]:
@@ -312,9 +306,7 @@ def _patches(value: object) -> tuple[PatchPin, ...]:
 
 def _patch(value: object, where: str) -> PatchPin:
     fields = _Fields(value, where)
-    patch = PatchPin(
-        fields.text("module"), fields.text("sha256"), fields.text("path", None), fields.text("url", None)
-    )
+    patch = PatchPin(fields.text("module"), fields.text("sha256"), fields.text("path", None), fields.text("url", None))
     fields.end()
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", patch.module):
         raise PinError(f"{where}.module must be a dotted module name, not {patch.module!r}")

@@ -43,12 +43,11 @@ _RAISED = re.compile(
     r"(?::\s*(?P<text>.*))?$"
 )
 _ARGPARSE = re.compile(r"^(?P<prog>[\w./ -]+?): error: (?P<text>.+)$")
-_INTERPRETER = re.compile(
-    r"^\S*python\S*: (?P<text>No module named .+|Error while finding module specification .+)$"
-)
+_INTERPRETER = re.compile(r"^\S*python\S*: (?P<text>No module named .+|Error while finding module specification .+)$")
 _NATIVE = re.compile(
     r"^(?:Fatal Python error: .+|\s*what\(\):\s+.+|Bus error.*|Segmentation fault.*|Illegal instruction.*)$"
 )
+_PYDANTIC_TAIL = re.compile(r" \[type=\w+, input_value=.*$")
 _LINKED = ("During handling of the above exception", "The above exception was the direct cause")
 _FATAL = (
     "EngineCore failed to start",
@@ -130,7 +129,7 @@ class _Reader:
             del self.waiting[line.process]
             return False
         if line.text.startswith("  ") or found.line.rstrip().endswith(":"):
-            found.line = f"{found.line} {line.text.strip()}"
+            found.line = f"{found.line} {_PYDANTIC_TAIL.sub('', line.text.strip())}"
             del self.waiting[line.process]
         return True
 
@@ -184,9 +183,7 @@ def _error_in(text: str) -> str | None:
     return None
 
 
-_OOM_REMEDY = (
-    "The kernel killed a process for memory: lower spec.memory.utilization or raise spec.memory.reserveGiB."
-)
+_OOM_REMEDY = "The kernel killed a process for memory: lower spec.memory.utilization or raise spec.memory.reserveGiB."
 
 
 def diagnose(lines: Iterable[str], *, exit_code: int, signal: int, oom_kills: int) -> Diagnosis:
@@ -198,9 +195,7 @@ def diagnose(lines: Iterable[str], *, exit_code: int, signal: int, oom_kills: in
     cause = root_cause(lines)
     if oom_kills > 0:
         told = f"; the engine said: {cause.line}" if cause else ""
-        return Diagnosis(
-            "OOMKilled", f"the kernel killed {oom_kills} process(es) for memory{told}", _OOM_REMEDY
-        )
+        return Diagnosis("OOMKilled", f"the kernel killed {oom_kills} process(es) for memory{told}", _OOM_REMEDY)
     if cause is not None:
         killed = re.search(r"(?:proc\(s\): \{[^}]*: |exit code:? )-(\d+)", cause.line)
         if killed:
@@ -211,9 +206,7 @@ def diagnose(lines: Iterable[str], *, exit_code: int, signal: int, oom_kills: in
         return _killed(signal, "")
     if exit_code == 0:
         return Diagnosis("EngineExited", "vLLM ended by itself without an error", UNKNOWN.remedy)
-    return Diagnosis(
-        UNKNOWN.reason, f"vLLM exited with code {exit_code} without an error line", UNKNOWN.remedy
-    )
+    return Diagnosis(UNKNOWN.reason, f"vLLM exited with code {exit_code} without an error line", UNKNOWN.remedy)
 
 
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
@@ -225,7 +218,9 @@ def _killed(signal: int, told: str) -> Diagnosis:
     message = f"an engine process was killed by {name}" + (f": {told}" if told else "")
     if signal == 9:
         # On a GB10 the host's own OOM killer does not show in this container's counter.
-        remedy = "Probably the host's out-of-memory killer (see dmesg): lower spec.memory.utilization or raise reserveGiB."
+        remedy = (
+            "Probably the host's out-of-memory killer (see dmesg): lower spec.memory.utilization or raise reserveGiB."
+        )
         return Diagnosis("OOMKilled", message, remedy)
     return Diagnosis(
         "EngineKilled", message, "Read the engine's log (kubectl logs --previous) and the node's kernel log."

@@ -53,9 +53,9 @@ class StandIn:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-            do_GET = do_HEAD = do_POST = answer
+            do_GET = do_HEAD = do_POST = answer  # noqa: N815
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Probes come every few seconds: not a log line each."""
 
         class Server(ThreadingHTTPServer):
@@ -72,9 +72,7 @@ class StandIn:
         except OSError as error:
             self.error = error
             return self
-        threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True
-        ).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True).start()
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gemmaspec_engine.signals import Signals
@@ -91,14 +91,18 @@ def _write_all(descriptor: int, chunk: bytes) -> None:
 
 
 def run(
-    command: Sequence[str], signals: Signals, on_tick: Callable[[], None] = lambda: None
+    command: Sequence[str],
+    signals: Signals,
+    on_tick: Callable[[], None] = lambda: None,
+    env: Mapping[str, str] | None = None,
 ) -> tuple[End, list[str]]:
     """Run ``command`` to its end. Returns how it ended, and the last lines it printed (stdout's, then stderr's).
 
     ``on_tick`` is called at least once a second and must be quick.  Raises OSError when it cannot be started.
     """
     _adopt_orphans()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, start_new_session=True)
     pump = _Pump(child)
     pump.selector.register(signals, selectors.EVENT_READ, None)
     end: End | None = None

@@ -177,9 +177,7 @@ def test_a_changed_file_starts_nothing(pod: Pod) -> None:
 
 
 def test_a_changed_pin_starts_nothing(pod: Pod) -> None:
-    pod.env["GEMMASPEC_PIN_SHA256"] = hashlib.sha256(
-        (pod.root / "mount" / "pin.json").read_bytes()
-    ).hexdigest()
+    pod.env["GEMMASPEC_PIN_SHA256"] = hashlib.sha256((pod.root / "mount" / "pin.json").read_bytes()).hexdigest()
     assert pod.run().returncode == 0
     pod.write_pin(maxRestarts=99)
     assert pod.run().returncode == 78
@@ -338,9 +336,7 @@ def test_much_output_is_copied_whole(pod: Pod) -> None:
 
 def test_the_launcher_is_light() -> None:
     """Its own imports cost about 0.1 s of CPU beyond the interpreter's start."""
-    code = (
-        "import time; t = time.process_time(); import gemmaspec_engine.launch; print(time.process_time() - t)"
-    )
+    code = "import time; t = time.process_time(); import gemmaspec_engine.launch; print(time.process_time() - t)"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE.parent)}
     costs = []
     for _ in range(3):
@@ -348,6 +344,4 @@ def test_the_launcher_is_light() -> None:
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60
         )
         costs.append(float(done.stdout))
-    assert (
-        min(costs) < 0.15
-    )  # 0.06 to 0.09 s on an idle core, sources compiled anew; slack for a busy machine
+    assert min(costs) < 0.15  # 0.06 to 0.09 s on an idle core, sources compiled anew; slack for a busy machine

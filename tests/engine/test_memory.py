@@ -13,7 +13,7 @@ TOTAL = int(121.7 * GIB)
 
 
 def unified(utilization: float, reserve: float = 0) -> MemoryPin:
-    return MemoryPin("cuda", utilization, int(reserve * GIB), None, 1800)
+    return MemoryPin(device="cuda", utilization=utilization, reserve_bytes=int(reserve * GIB))
 
 
 def box(available: float, free: float | None = None) -> Figures:
@@ -75,7 +75,7 @@ def test_which_figure_a_version_reads(vllm: str | None, figure: str) -> None:
 
 
 def test_a_cpu_engine_is_bound_by_the_container() -> None:
-    pin = MemoryPin("cpu", None, GIB, 4 * GIB, 1800)
+    pin = MemoryPin(device="cpu", reserve_bytes=GIB, needed_bytes=4 * GIB)
     assert weigh(pin, Figures(TOTAL, 6 * GIB, GIB), None).fits
     verdict = weigh(pin, Figures(TOTAL, 6 * GIB, GIB, cgroup_left=4 * GIB), None)
     assert not verdict.fits
@@ -84,14 +84,12 @@ def test_a_cpu_engine_is_bound_by_the_container() -> None:
 
 def test_without_a_need_nothing_is_waited_for() -> None:
     empty = Figures(TOTAL, 0, 0)
-    assert weigh(MemoryPin("cpu", 0.9, 0, None, 1800), empty, None).fits
-    assert weigh(MemoryPin("discrete", 0.9, 0, None, 1800), empty, None).fits
+    assert weigh(MemoryPin(device="cpu", utilization=0.9), empty, None).fits
+    assert weigh(MemoryPin(device="discrete", utilization=0.9), empty, None).fits
 
 
 def test_meminfo_is_in_kib() -> None:
-    figures = parse_meminfo(
-        "MemTotal:       1000 kB\nMemFree: 10 kB\nMemAvailable:    500 kB\nHugePages_Total: 0\n"
-    )
+    figures = parse_meminfo("MemTotal:       1000 kB\nMemFree: 10 kB\nMemAvailable:    500 kB\nHugePages_Total: 0\n")
     assert figures == Figures(1000 * 1024, 500 * 1024, 10 * 1024)
     with pytest.raises(ValueError, match="MemAvailable"):
         parse_meminfo("MemTotal: 1 kB\nMemFree: 1 kB\n")

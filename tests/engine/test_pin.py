@@ -54,7 +54,7 @@ def test_what_is_left_out_has_a_default() -> None:
         ({"maxRestarts": True}, "maxRestarts must be a number"),
         ({"stateDir": "run"}, "stateDir must be an absolute path"),
         ({"memory": {"device": "tpu"}}, "memory.device must be one of cuda, cpu, discrete, not 'tpu'"),
-        ({"memory": {"device": "cuda"}}, "memory.utilization is missing"),
+        ({"memory": {"device": "cuda"}}, "memory.utilization must be given"),
         ({"memory": {"device": "cuda", "utilization": 1.2}}, "memory.utilization must be above 0"),
         ({"memory": {"device": "cuda", "utilization": 0}}, "memory.utilization must be above 0"),
         ({"memory": {"device": "cpu", "neededBytes": "4Gi"}}, "memory.neededBytes must be a number"),
