@@ -34,6 +34,7 @@ lint: $(VENV)/ready ## Style, types and import walls
 
 generate: $(VENV)/ready ## Regenerate the CRD and the reference
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
+	$(BIN)/python -m gemmaspec.api.reference docs/reference.md
 
 clean: ## Remove what was built here (not the cache of downloads)
 	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache

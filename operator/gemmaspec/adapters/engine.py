@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import aiohttp
@@ -13,6 +14,8 @@ from gemmaspec.core.observation import Sample
 SCRAPE_SECONDS = 4.0
 # An engine's /metrics is some 100 KB; more than this is not an engine.
 MOST_BYTES = 4 * 1024 * 1024
+# The schema takes K up to 32; a larger position is no engine's.
+MOST_POSITIONS = 256
 
 # vLLM's names, the same from 0.19.1 to 0.33.0.
 _DRAFTS = "vllm:spec_decode_num_drafts_total"
@@ -32,22 +35,29 @@ class ScrapeError(Exception):
 
 
 def parse(text: str, now: float) -> Sample:
-    """Read one exposition. Raises ScrapeError where it is none, or has not what every vLLM exports."""
+    """Read one exposition. Raises ScrapeError where it is none, is cut off, or has not what every vLLM exports."""
+    if not text.endswith("\n"):
+        raise ScrapeError("the exposition does not end with a line: it is cut off, or none")
     totals: dict[str, float] = {}
     positions: dict[int, float] = {}
     try:
         for sample in _samples(text):
             if sample.name == _PER_POSITION:
                 position = int(sample.labels["position"])
+                if not 0 <= position < MOST_POSITIONS:
+                    raise ScrapeError(f"position {position} is none that a drafter has")
                 positions[position] = positions.get(position, 0.0) + sample.value
             else:
                 totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, IndexError) as error:  # what the parser raises for lines that are none
         raise ScrapeError(f"no Prometheus exposition: {error}") from error
     if _GENERATED not in totals:
         raise ScrapeError(f"the exposition lacks {_GENERATED}: not vLLM, or not ready")
-    if any(value != value or value < 0 for value in totals.values()):
+    if any(not math.isfinite(value) or value < 0 for value in (*totals.values(), *positions.values())):
         raise ScrapeError("a counter is negative or not a number")
+    drafting = [name in totals for name in (_DRAFTS, _DRAFT_TOKENS, _ACCEPTED)]
+    if any(drafting) != all(drafting) or any(drafting) != bool(positions):
+        raise ScrapeError("the exposition has some of the speculation counters and lacks others: it is cut off")
     return Sample(
         time=now,
         drafts=totals.get(_DRAFTS, 0.0),
@@ -90,7 +100,19 @@ class Engines:
             async with self._session.get(f"http://{host}:{port}/metrics", allow_redirects=False) as response:
                 if response.status != 200:
                     raise ScrapeError(f"HTTP {response.status}")
-                text = await response.content.read(MOST_BYTES)
+                text = await _whole(response.content)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ScrapeError(f"{type(error).__name__}: {error}") from error
         return parse(text.decode(errors="replace"), now)
+
+
+async def _whole(stream: aiohttp.StreamReader) -> bytes:
+    """The whole body: ``read(n)`` would give what has arrived so far, which is the beginning of a long one."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in stream.iter_any():
+        size += len(part)
+        if size > MOST_BYTES:
+            raise ScrapeError(f"more than {MOST_BYTES} bytes: not an engine")
+        parts.append(part)
+    return b"".join(parts)

@@ -105,15 +105,16 @@ def extra_args_rules() -> list[dict[str, Any]]:
     return [
         {
             "rule": f"!({flag} in {typed})",
-            "messageExpression": f"'contradicts the typed field spec.' + {typed}[{flag}] + "
+            "messageExpression": f"self + ' contradicts the typed field spec.' + {typed}[{flag}] + "
             "'; remove it from extraArgs and set that field'",
             "message": "contradicts a typed field; remove it from extraArgs and set the field",
             "reason": "FieldValueForbidden",
         },
         {
             "rule": f"!self.startsWith('-') || self.matches('^-[0-9.]+$') || {flag} in {known}",
-            "message": "not among the flags that extraArgs takes; write flags in full, as --name (the list is in "
-            "docs/reference.md)",
+            "messageExpression": "self + ' is not among the flags that extraArgs takes; write flags in full, as "
+            "--name (the list is in docs/reference.md)'",
+            "message": "not among the flags that extraArgs takes; write flags in full, as --name",
             "reason": "FieldValueForbidden",
         },
     ]

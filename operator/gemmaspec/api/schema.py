@@ -24,12 +24,17 @@ def rules(*validations: dict[str, Any]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(validations)}
 
 
-def rule(expression: str, message: str, *, reason: str = "FieldValueInvalid", at: str = "") -> dict[str, Any]:
+def rule(
+    expression: str, message: str, *, reason: str = "FieldValueInvalid", at: str = "", saying: str = ""
+) -> dict[str, Any]:
     """One CEL rule: ``expression`` must hold; ``message`` tells the user what to do instead.
 
-    ``at`` is the path (such as ``.k``) below the model that the error shall name.
+    ``at`` is the path (such as ``.k``) below the model that the error shall name. ``saying`` is a CEL expression
+    for the message where that needs values: the API server shows none of an object.
     """
     entry: dict[str, Any] = {"rule": expression, "message": message, "reason": reason}
+    if saying:
+        entry["messageExpression"] = saying
     if at:
         entry["fieldPath"] = at
     return entry

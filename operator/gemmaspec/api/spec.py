@@ -17,6 +17,8 @@ from gemmaspec.api.schema import Key, Model, ModelName, Name, Quantity, Revision
 
 DEFAULT_K_MAX = 8
 MAX_K = 32
+# Numbers as text, for messages: CEL's string() has no bound on its length, and the cost budget multiplies by it.
+DIGITS = "[" + ", ".join(f"'{number}'" for number in range(MAX_K + 1)) + "]"
 
 
 class Method(StrEnum):
@@ -87,6 +89,31 @@ class EnvVar(Model):
     )
     value: Annotated[str, Field(max_length=4096)] | None = Field(None, description="Literal value.")
     value_from: EnvSource | None = Field(None, description="Take the value from a Secret or a ConfigMap.")
+    model_config = Model.model_config | {
+        "json_schema_extra": rules(
+            rule(
+                "!(self.name in ['PYTHONPATH', 'PYTHONHOME', 'PYTHONSTARTUP', 'VLLM_PLUGINS', 'HF_TOKEN', "
+                "'VLLM_API_KEY']) && !self.name.startsWith('LD_') && !self.name.startsWith('GEMMASPEC_')",
+                "the variable belongs to the operator; remove it",
+                saying="self.name + ' is a variable that the operator sets; remove it' + (self.name == 'VLLM_API_KEY' "
+                "? ' and use service.apiKeySecretRef' : self.name == 'HF_TOKEN' ? ' and use "
+                "cache.download.tokenSecretRef' : '')",
+                reason="FieldValueForbidden",
+                at=".name",
+            ),
+            rule(
+                "has(self.value) != has(self.valueFrom)",
+                "a variable has either value or valueFrom; give exactly one of them",
+                saying="'variable ' + self.name + ' has either value or valueFrom; give exactly one of them'",
+            ),
+            rule(
+                "!has(self.valueFrom) || has(self.valueFrom.secretKeyRef) != has(self.valueFrom.configMapKeyRef)",
+                "valueFrom has either secretKeyRef or configMapKeyRef; give exactly one of them",
+                saying="'valueFrom of variable ' + self.name + ' has either secretKeyRef or configMapKeyRef; give "
+                "exactly one of them'",
+            ),
+        )
+    }
 
 
 class Chat(Model):
@@ -252,30 +279,19 @@ class Engine(Model):
         None,
         description="Further vLLM flags, each token one item. Only flags of a known list are taken, and none "
         "that a typed field sets.",
-        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        json_schema_extra=rules(
+            rule(
+                "size(self) == 0 || self[0].startsWith('-')",
+                "extraArgs begins with something that is no flag; begin with one, as --name",
+                saying="'extraArgs begins with ' + self[0] + ', which is no flag; begin with one, as --name'",
+            )
+        )
+        | {"x-kubernetes-list-type": "atomic"},
     )
     env: Annotated[list[EnvVar], Field(max_length=32)] | None = Field(
         None,
         description="Further environment variables of the engine.",
-        json_schema_extra=rules(
-            rule(
-                "self.all(e, !(e.name in ['PYTHONPATH', 'PYTHONHOME', 'PYTHONSTARTUP', 'VLLM_PLUGINS', 'HF_TOKEN', "
-                "'VLLM_API_KEY']) && !e.name.startsWith('LD_') && !e.name.startsWith('GEMMASPEC_'))",
-                "env may not set PYTHONPATH, PYTHONHOME, PYTHONSTARTUP, LD_*, VLLM_PLUGINS or GEMMASPEC_*, which "
-                "the operator sets; use service.apiKeySecretRef for VLLM_API_KEY and cache.download.tokenSecretRef "
-                "for HF_TOKEN",
-                reason="FieldValueForbidden",
-            ),
-            rule(
-                "self.all(e, has(e.value) != has(e.valueFrom))",
-                "each variable has either value or valueFrom; give exactly one of them",
-            ),
-            rule(
-                "self.all(e, !has(e.valueFrom) || has(e.valueFrom.secretKeyRef) != has(e.valueFrom.configMapKeyRef))",
-                "valueFrom has either secretKeyRef or configMapKeyRef; give exactly one of them",
-            ),
-        )
-        | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     resources: Resources | None = Field(None, description="Requests and limits of the engine container.")
     model_config = Model.model_config | {
@@ -284,6 +300,8 @@ class Engine(Model):
                 "!has(self.image) || self.image.contains('@sha256:') || (has(self.allowTag) && self.allowTag)",
                 "the image is not pinned by digest; use repository@sha256:…, or set engine.allowTag: true to accept "
                 "a tag that can change",
+                saying="self.image + ' is not pinned by digest; use repository@sha256:…, or set engine.allowTag: true "
+                "to accept a tag that can change'",
                 at=".image",
             )
         )
@@ -381,6 +399,8 @@ class Control(Model):
             rule(
                 "!has(self.kMin) || self.kMin <= (has(self.kMax) ? self.kMax : 8)",
                 "kMin is above kMax (default 8); lower kMin or raise kMax",
+                saying=f"'kMin ' + {DIGITS}[self.kMin] + ' is above kMax ' + "
+                f"{DIGITS}[has(self.kMax) ? self.kMax : 8] + '; lower kMin or raise kMax'",
                 at=".kMin",
             )
         )
@@ -405,17 +425,23 @@ class Speculative(Model):
             rule(
                 "!has(self.k) || self.k <= (has(self.control) && has(self.control.kMax) ? self.control.kMax : 8)",
                 "k is above control.kMax (default 8); lower k or raise control.kMax",
+                saying=f"{DIGITS}[self.k] + ' is above control.kMax ' + {DIGITS}[has(self.control) && "
+                "has(self.control.kMax) ? self.control.kMax : 8] + '; lower k or raise control.kMax'",
                 at=".k",
             ),
             rule(
                 "!has(self.k) || !has(self.control) || !has(self.control.kMin) || self.k == 0 || "
                 "self.k >= self.control.kMin",
                 "k is below control.kMin; raise k or lower control.kMin",
+                saying=f"{DIGITS}[self.k] + ' is below control.kMin ' + {DIGITS}[self.control.kMin] + '; raise k or "
+                "lower control.kMin'",
                 at=".k",
             ),
             rule(
                 "!has(self.method) || !(self.method in ['ngram', 'suffix', 'off']) || !has(self.drafter)",
                 "ngram, suffix and off have no draft model; remove drafter, or choose mtp, dflash or eagle3",
+                saying="'method ' + self.method + ' has no draft model; remove drafter, or choose mtp, dflash or "
+                "eagle3'",
                 at=".drafter",
             ),
         )
@@ -592,6 +618,7 @@ class GemmaSpecDeploySpec(Model):
                 "!(self.speculative.method in ['mtp', 'dflash', 'eagle3']) || "
                 "(has(self.speculative.drafter) && has(self.speculative.drafter.model))",
                 "the methods mtp, dflash and eagle3 need a draft model; set speculative.drafter.model",
+                saying="'method ' + self.speculative.method + ' needs a draft model; set speculative.drafter.model'",
                 reason="FieldValueRequired",
                 at=".speculative",
             ),

@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import le
 
 from gemmaspec.core.observation import Sample
 
 # Two scrapes further apart than this many seconds have lost touch: what happened between them is not judged.
 MAX_GAP_SECONDS = 60.0
+_COUNTERS = (
+    "drafts",
+    "draft_tokens",
+    "accepted_tokens",
+    "generation_tokens",
+    "requests_finished",
+    "step_seconds_sum",
+    "step_seconds_count",
+)
 
 
 @dataclass(frozen=True)
@@ -125,10 +135,8 @@ def _at(sample: Sample, position: int) -> float:
 
 
 def _comparable(before: Sample, after: Sample) -> bool:
-    fell = (
-        after.drafts < before.drafts
-        or after.generation_tokens < before.generation_tokens
-        or after.step_seconds_count < before.step_seconds_count
-        or after.accepted_tokens < before.accepted_tokens
-    )
-    return not fell and 0 < after.time - before.time <= MAX_GAP_SECONDS
+    fell = any(getattr(after, name) < getattr(before, name) for name in _COUNTERS)
+    # An engine's positions never change: where they do, one of the two expositions was not whole.
+    same = len(before.accepted_per_position) == len(after.accepted_per_position)
+    risen = all(map(le, before.accepted_per_position, after.accepted_per_position))
+    return same and risen and not fell and 0 < after.time - before.time <= MAX_GAP_SECONDS
