@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gemmaspec.core.acceptance import MAX_GAP_SECONDS
+
 
 class OptionError(ValueError):
     """An option can't be read; the text names the variable, its value and what it takes."""
@@ -16,7 +18,8 @@ class Options:
     """How this operator runs.
 
     namespaces: watched namespaces; empty for the whole cluster. workers: passes that run at once.
-    scrape_seconds: time between two scrapes of an engine. metrics_port, health_port: 0 for none.
+    scrape_seconds: time between two scrapes of an engine; half the gap over which counters may be differenced, at
+    most, so that one lost scrape does no harm. metrics_port, health_port: 0 for none.
     host_path_prefixes: directories of nodes below which weights may be cached.
     """
 
@@ -36,7 +39,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     return Options(
         namespaces=_words(source.get("GEMMASPEC_NAMESPACES", "")),
         workers=int(_number(source, "GEMMASPEC_WORKERS", default.workers, 1, 256)),
-        scrape_seconds=_number(source, "GEMMASPEC_SCRAPE_SECONDS", default.scrape_seconds, 1, 3600),
+        scrape_seconds=_number(source, "GEMMASPEC_SCRAPE_SECONDS", default.scrape_seconds, 1, MAX_GAP_SECONDS / 2),
         metrics_port=int(_number(source, "GEMMASPEC_METRICS_PORT", default.metrics_port, 0, 65535)),
         health_port=int(_number(source, "GEMMASPEC_HEALTH_PORT", default.health_port, 0, 65535)),
         host_path_prefixes=_prefixes(source.get("GEMMASPEC_HOST_PATH_PREFIXES", "")),

@@ -43,7 +43,11 @@ class Scraper:
         """Scrape for ever."""
         while True:
             began = time.monotonic()
-            await self.round()
+            try:
+                await self.round()
+            except Exception:
+                metrics.SCRAPE_ERRORS.inc()
+                log.exception("a round of scrapes failed; the next one follows")
             await asyncio.sleep(max(0.5, self._seconds - (time.monotonic() - began)))
 
     async def round(self) -> None:
