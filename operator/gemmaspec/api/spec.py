@@ -297,7 +297,7 @@ class Engine(Model):
     model_config = Model.model_config | {
         "json_schema_extra": rules(
             rule(
-                "!has(self.image) || self.image.contains('@sha256:') || (has(self.allowTag) && self.allowTag)",
+                "!has(self.image) || self.image.matches('@sha256:[0-9a-f]{64}$') || (has(self.allowTag) && self.allowTag)",
                 "the image is not pinned by digest; use repository@sha256:…, or set engine.allowTag: true to accept "
                 "a tag that can change",
                 saying="self.image + ' is not pinned by digest; use repository@sha256:…, or set engine.allowTag: true "

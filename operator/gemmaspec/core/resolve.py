@@ -5,6 +5,7 @@ The stored spec never changes; the result is a value that the plan is a function
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Prior, Recipe, Recipes
 
 DEFAULT_PORT = 8000
+DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 # Total memory of a GB10 node as its kernel reports it; `nvidia.com/gpu.memory` is absent there.
 GB10_MEMORY_GIB = 121.7
 # What most published GB10 recipes use; vLLM's own 0.9 leaves a unified-memory host too little.
@@ -255,7 +257,7 @@ def _contradictions(spec: GemmaSpecDeploySpec) -> list[Problem]:
             )
         )
     engine = spec.engine
-    if engine and engine.image and "@sha256:" not in engine.image and not engine.allow_tag:
+    if engine and engine.image and not DIGEST.search(engine.image) and not engine.allow_tag:
         problems.append(
             Problem(
                 "ImageNotPinned",

@@ -6,6 +6,7 @@ sum of pods that exist and pods that are asked for never exceeds ``replicas``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,40 +28,32 @@ def scale(current: str, wanted: int, asked: Mapping[str, int], pods: Sequence[Po
     (``current`` may be missing). pods: engine pods of every revision.
     """
     old = {revision: count for revision, count in asked.items() if revision != current}
-    holding = _holding(pods)
-    lowered = _lower_old(old, wanted, pods)
+    held = Counter(pod.revision for pod in pods if pod.occupies)
     # A Deployment just told to shrink may not have marked its pod yet, and one just told to grow may not have
     # made it: take the larger of what is asked for and what exists.
-    taken = sum(max(holding.get(revision, 0), old.get(revision, 0)) for revision in {*old, *holding} - {current})
+    taken = sum(max(held[revision], old.get(revision, 0)) for revision in {*old, *held} - {current})
     leaving = sum(1 for pod in pods if pod.revision == current and pod.terminating)
     room = max(0, wanted - taken - leaving)
-    target = min(wanted, room)
     now = asked.get(current, 0)
-    replicas = dict(lowered)
-    replicas[current] = target if target >= now or now > wanted else now
-    complete = not any(lowered.values()) and taken == 0 and replicas[current] == wanted
+    replicas = _lower_old(old, wanted, _serving(asked, pods))
+    # Room only bounds growth: a shortage of it is no reason to take down an engine that is wanted.
+    replicas[current] = max(room, min(now, wanted))
+    complete = taken == 0 and replicas[current] == wanted
     return Scale(replicas, complete)
 
 
-def _holding(pods: Sequence[Pod]) -> dict[str, int]:
-    held: dict[str, int] = {}
-    for pod in pods:
-        if pod.occupies:
-            held[pod.revision] = held.get(pod.revision, 0) + 1
-    return held
+def _serving(asked: Mapping[str, int], pods: Sequence[Pod]) -> dict[str, int]:
+    """Engines that serve and will go on: a ready pod beyond what its Deployment is asked for is about to leave."""
+    ready = Counter(pod.revision for pod in pods if pod.ready)
+    return {revision: min(count, ready[revision]) for revision, count in asked.items()}
 
 
-def _lower_old(old: Mapping[str, int], wanted: int, pods: Sequence[Pod]) -> dict[str, int]:
-    """Old revisions give up one serving engine at a time, and at once those that do not serve."""
-    ready = sum(1 for pod in pods if pod.ready)
-    serving_old = sum(1 for pod in pods if pod.ready and pod.revision in old)
-    asked_old = sum(old.values())
-    idle = max(0, asked_old - serving_old)
-    spare = max(0, ready - (wanted - 1)) if wanted else ready
-    give_up = min(asked_old, idle + min(spare, serving_old))
+def _lower_old(old: Mapping[str, int], wanted: int, serving: Mapping[str, int]) -> dict[str, int]:
+    """Old revisions give up at once what does not serve, and of what serves all but the last ``wanted`` - 1."""
+    spare = max(0, sum(serving.values()) - max(0, wanted - 1))
     lowered: dict[str, int] = {}
     for revision in sorted(old):
-        cut = min(old[revision], give_up)
-        lowered[revision] = old[revision] - cut
-        give_up -= cut
+        cut = min(serving[revision], spare)
+        lowered[revision] = serving[revision] - cut
+        spare -= cut
     return lowered
