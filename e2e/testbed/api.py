@@ -30,9 +30,16 @@ class Api:
 
     def get(self, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
         """Status and body of a GET. Raises OSError or HTTPException when nobody answers."""
+        return self.send("GET", path, seconds=seconds)
+
+    def send(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json", seconds: float = 5.0
+    ) -> tuple[int, bytes]:
+        """Status and body of any request; `body` is sent as JSON of content type `kind`."""
         connection = http.client.HTTPSConnection(self.address, timeout=seconds, context=self._tls)
         try:
-            connection.request("GET", path)
+            sent = None if body is None else json.dumps(body)
+            connection.request(method, path, sent, {"Content-Type": kind} if sent else {})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

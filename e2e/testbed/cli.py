@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Annotated
 
@@ -22,7 +23,8 @@ from testbed.progress import say
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 _console = Console()
 
-Name = Annotated[str, typer.Option("--name", help="The cluster's name.")]
+NAME_VARIABLE = "GEMMASPEC_CLUSTER"
+Name = Annotated[str, typer.Option("--name", envvar=NAME_VARIABLE, help="The cluster's name.")]
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -76,25 +78,31 @@ def status(name: Name = DEFAULT_NAME) -> None:
 
 
 @app.command(context_settings=_PASS_ON)
-def kubectl(context: typer.Context, name: Annotated[str, typer.Option("--name", hidden=True)] = DEFAULT_NAME) -> None:
+def kubectl() -> None:
     """kubectl against the cluster: `python -m testbed kubectl get pods -A`."""
     with _explained():
-        command = [*Cluster.attach(name).kubectl.command, *context.args]
+        command = [*Cluster.attach(_chosen()).kubectl.command, *_rest("kubectl")]
     os.execv(command[0], command)
 
 
 @app.command(context_settings=_PASS_ON)
-def shell(
-    context: typer.Context,
-    node: Annotated[str, typer.Argument(help="A node, or `control`.")] = "n1",
-    name: Annotated[str, typer.Option("--name", hidden=True)] = DEFAULT_NAME,
-) -> None:
-    """A shell on a node, or one command there: `python -m testbed shell n1 crictl ps`."""
+def shell() -> None:
+    """A shell on a node or on `control`, or one command there: `python -m testbed shell n1 ip route`."""
     with _explained():
-        cluster = Cluster.attach(name)
+        cluster = Cluster.attach(_chosen())
+        node, *words = _rest("shell") or ["n1"]
         machine = cluster.control if node == "control" else cluster.node(node)
-        command = machine.command(context.args or [os.environ.get("SHELL", "/bin/sh")])
+        command = machine.command(words or [os.environ.get("SHELL", "/bin/sh")])
     os.execvp(command[0], command)
+
+
+def _chosen() -> str:
+    return os.environ.get(NAME_VARIABLE, DEFAULT_NAME)
+
+
+def _rest(verb: str) -> list[str]:
+    """What stands behind the verb, untouched: the option parser would keep a `--` for itself."""
+    return sys.argv[sys.argv.index(verb) + 1 :]
 
 
 @app.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -228,8 +230,8 @@ class Cluster:
         try:
             yield local
         finally:
-            carrier.kill()
-            carrier.wait(10)
+            os.kill(carrier, signal.SIGKILL)
+            os.waitpid(carrier, 0)
 
     def _address(self, target: str, namespace: str) -> str:
         kind, _, name = target.partition("/")
@@ -313,7 +315,7 @@ class Cluster:
             machine.load(image)
 
     def _open_door(self, secrets: Secrets) -> int:
-        """Make the API server reachable from the host, wait until it is ready, and return the port."""
+        """Make the API server reachable from the host, give it the cluster's own objects, return the port."""
         with listener() as door:
             port = int(door.getsockname()[1])
             relay(self.control, door, node.CONTROL_ADDRESS, API_PORT, tied=False)
@@ -327,11 +329,11 @@ class Cluster:
             return api.ready()
 
         wait_for(ready, "the API server", START_SECONDS, fail=lambda: self.control.tail("apiserver"))
+        self.kubectl("apply", "-f", str(_OBJECTS))
         return port
 
     def _settle(self, machines: Sequence[NodeMachine]) -> None:
-        """Apply the cluster's own objects and wait until pods would be accepted and run."""
-        self.kubectl("apply", "-f", str(_OBJECTS))
+        """Wait until pods would be accepted and run."""
         for machine in machines:
             self._wait_ready(machine)
             if machine.spec.resources:

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_SECONDS = 20.0
 
 
+def detached(argv: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
+    """Start a program that goes on without this one, in a session of its own; returns its process id."""
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawnp(argv[0], list(argv), dict(env), file_actions=actions, setsid=True)
+
+
 class MachineError(RuntimeError):
     """A machine, or a program on it, did not do what was asked."""
 
@@ -42,7 +52,7 @@ class Machine:
         self.folder = folder
         self.name = name
         self.group = group
-        self._outer: subprocess.Popen[bytes] | None = None
+        self._outer: int | None = None
 
     @property
     def logs(self) -> Path:
@@ -76,19 +86,11 @@ class Machine:
         self._plan_file.write_text(json.dumps(plan))
         kinds = ["--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"]
         log = self.logs / "init.log"
-        with log.open("wb") as out:
-            self._outer = outer = subprocess.Popen(
-                ["unshare", *kinds, "--", sys.executable, "-I", "-S", str(_INIT), str(self._plan_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                env={"PATH": _PATH},
-                cwd="/",
-            )
+        command = ["unshare", *kinds, "--", sys.executable, "-I", "-S", str(_INIT), str(self._plan_file)]
+        self._outer = detached(command, log, {"PATH": _PATH})
 
         def up() -> bool:
-            if outer.poll() is not None:
+            if self._outer_ended():
                 raise MachineError(f"{self.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             return self.pid is not None
 
@@ -172,7 +174,7 @@ class Machine:
         return [(controllers, folder) for controllers, folder in json.loads(self._groups_file.read_text())]
 
     def _signature(self) -> bytes:
-        return f"{_INIT}\0{self._plan_file}\0".encode()
+        return f"/{_INIT.name}\0{self._plan_file}\0".encode()
 
     def _find(self) -> list[int]:
         """Every process of the host that carries the machine's command line: process 1 and who forked it.
@@ -188,9 +190,16 @@ class Machine:
         return found
 
     def _ended(self) -> bool:
-        if self._outer is not None:
-            self._outer.poll()  # our own child: collect it, or it stays a zombie
+        self._outer_ended()
         return not self._find()
+
+    def _outer_ended(self) -> bool:
+        """Whether the process that made the namespaces has ended; ours are collected, or they stay zombies."""
+        if self._outer is None:
+            return False
+        with contextlib.suppress(ChildProcessError):
+            return os.waitpid(self._outer, os.WNOHANG)[0] != 0
+        return True
 
     def _order(self, **order: Any) -> dict[str, Any]:
         door = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)

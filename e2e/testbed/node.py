@@ -204,14 +204,10 @@ def proxy_config(kubeconfig: Path, spec: NodeSpec, place: NodePlace) -> str:
 
 
 def corefile(kubeconfig: Path) -> str:
-    """CoreDNS for the cluster's names; names outside it do not exist here, and are said not to at once.
-
-    Two servers, since in one of them the template would answer for the cluster's names as well.
-    """
+    """CoreDNS for the cluster's names; names outside it do not exist here, and are said not to at once."""
+    zones = f"{CLUSTER_DOMAIN} in-addr.arpa"
+    inside = f"  kubernetes {zones} {{\n    kubeconfig {kubeconfig}\n    pods insecure\n  }}\n"
     common = f"  bind {CONTROL_ADDRESS}\n  errors\n"
-    return (
-        f"{CLUSTER_DOMAIN}:53 in-addr.arpa:53 {{\n{common}  ready {CONTROL_ADDRESS}:8181\n  cache 5\n"
-        f"  kubernetes {CLUSTER_DOMAIN} in-addr.arpa {{\n"
-        f"    kubeconfig {kubeconfig}\n    pods insecure\n  }}\n}}\n"
-        f".:53 {{\n{common}  template ANY ANY {{\n    rcode NXDOMAIN\n  }}\n}}\n"
-    )
+    outside = "  template ANY ANY {\n    rcode NXDOMAIN\n  }\n"
+    ready = f"  ready {CONTROL_ADDRESS}:8181\n"
+    return f"{zones} {{\n{common}{ready}  cache 5\n{inside}}}\n. {{\n{common}{outside}}}\n"

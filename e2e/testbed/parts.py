@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from testbed.components import Secrets
 from testbed.deadline import wait_for
 from testbed.golang import COREDNS, ETCD, KUBERNETES, programs
 from testbed.install import system_program
-from testbed.machine import Machine, MachineError
+from testbed.machine import Machine, MachineError, detached
 from testbed.node import CONTROL_ADDRESS, SERVICE_RANGE, NodePlace, NodeSpec
 from testbed.oci import Image
 
@@ -33,24 +34,17 @@ def listener() -> socket.socket:
     return made
 
 
-def relay(machine: Machine, door: socket.socket, host: str, port: int, tied: bool) -> subprocess.Popen[bytes]:
+def relay(machine: Machine, door: socket.socket, host: str, port: int, tied: bool) -> int:
     """Carry what arrives at a listening socket of the host to an address that the machine can reach.
 
-    tied: the relay ends with this process; else with the machine.
+    tied: the relay ends with this process; else with the machine. Returns its process id.
     """
     if (pid := machine.pid) is None:
         raise MachineError(f"machine {machine.name} is not running")
+    door.set_inheritable(True)
     python = [sys.executable, "-I", "-S", str(_RELAY), str(door.fileno()), host, str(port)]
     enter = ["nsenter", "-t", str(pid), "-n", *([] if tied else ["-p"]), "--"]
-    with (machine.logs / "relay.log").open("ab") as log:
-        return subprocess.Popen(
-            [*enter, *python, *(["tied"] if tied else [])],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[door.fileno()],
-            start_new_session=True,
-        )
+    return detached([*enter, *python, *(["tied"] if tied else [])], machine.logs / "relay.log", os.environ)
 
 
 class ControlMachine(Machine):

@@ -14,7 +14,7 @@ import pytest
 from testbed import ControlPlane, KubectlError
 from testbed.deadline import wait_for
 
-pytestmark = pytest.mark.timeout(900)  # the first run on a machine builds Kubernetes
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(900)]  # a first run builds Kubernetes
 
 
 def test_rbac_is_real(control_plane: ControlPlane) -> None:
