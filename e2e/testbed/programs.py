@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ class Supervised:
     """
 
     def __init__(self, folder: Path, logs: Path) -> None:
+        self.folder = folder
         self.logs = logs
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -67,10 +70,12 @@ class Supervised:
     def close(self) -> None:
         """End every program and remove the folder; a second call does nothing."""
         if self._process.stdin and not self._process.stdin.closed:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it was killed; so were its programs
+                self._process.stdin.close()
         wait_for(lambda: self._process.poll() is not None, "the supervisor's end", seconds=30)
         if self._process.stdout:
             self._process.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _order(self, **order: Any) -> dict[str, Any]:
         with self._lock:
