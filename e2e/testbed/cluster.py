@@ -22,7 +22,6 @@ from testbed.cache import locked
 from testbed.components import Secrets
 from testbed.deadline import wait_for
 from testbed.engine import ensure_engine
-from testbed.enginespec import engine_spec
 from testbed.golang import KUBERNETES, programs
 from testbed.images import IMAGES
 from testbed.install import install, require_root
@@ -195,7 +194,7 @@ class Cluster:
         machine, state = self.node(name), self.state()
         machine.start()
         machine.plug_in(self.control, [m.place for m in self._machines(state)])
-        machine.start_containerd(state.snapshotter, state.engine_spec)
+        machine.start_containerd(state.snapshotter, state.engine)
         machine.start_kubelet(self.secrets)
         self._wait_ready(machine)
 
@@ -270,8 +269,8 @@ class Cluster:
         state = State.read(self.home)
         if state is None or list(state.nodes) != list(specs) or not self.healthy():
             return False
-        if "engine" in images and state.engine_spec is None:
-            return False
+        if "engine" in images and state.engine != str(ensure_engine()):
+            return False  # containerd reads what the handler mounts when it starts
         return all(machine.pid is not None for machine in self._machines(state))
 
     def _start(
@@ -279,16 +278,16 @@ class Cluster:
     ) -> None:
         made = {name: IMAGES[name]() for name in dict.fromkeys(["pause", *images])}
         self.home.mkdir(parents=True)
-        spec = engine_spec(ensure_engine()) if "engine" in made else None
+        engine = str(ensure_engine()) if "engine" in made else None
         references = {name: image.by_digest for name, image in made.items()}
-        state = State(STARTING, specs, 0, spec, _snapshotter(self.home), references)
+        state = State(STARTING, specs, 0, engine, _snapshotter(self.home), references)
         state.write(self.home)
         secrets = Secrets.create(self.home / "pki", ["127.0.0.1", node.CONTROL_ADDRESS, "10.96.0.1"])
         machines = self._machines(state)
         self._start_machines(machines)
         self.control.start_api(secrets, api)
         with ThreadPoolExecutor(len(machines)) as pool:
-            runtimes = [pool.submit(m.start_containerd, state.snapshotter, spec) for m in machines]
+            runtimes = [pool.submit(m.start_containerd, state.snapshotter, engine) for m in machines]
             port = self._open_door(secrets)
             for runtime in runtimes:
                 runtime.result()

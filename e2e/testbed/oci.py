@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -204,8 +204,11 @@ class Image:
         """Bytes of all layers, uncompressed."""
         return sum(one.size for one in self.layers)
 
-    def write(self, out: IO[bytes]) -> None:
-        """Write the archive that `ctr images import` reads, front to back (a pipe will do)."""
+    def write(self, out: IO[bytes], known: Collection[str] = ()) -> None:
+        """Write the archive that `ctr images import` reads, front to back (a pipe will do).
+
+        known: digests that the reader has already, whose layers are left out.
+        """
         described = [
             {
                 "mediaType": f"{_MEDIA}manifest.v1+json",
@@ -222,7 +225,8 @@ class Image:
         for name, content in self.blobs.items():
             tree.data(f"blobs/{name.replace(':', '/')}", content)
         for one in self.layers:
-            tree.copy(f"blobs/{one.digest.replace(':', '/')}", one.tar)
+            if one.digest not in known:
+                tree.copy(f"blobs/{one.digest.replace(':', '/')}", one.tar)
         tree.write(out)
 
 

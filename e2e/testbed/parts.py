@@ -12,6 +12,7 @@ from pathlib import Path
 from testbed import components, node
 from testbed.components import Secrets
 from testbed.deadline import wait_for
+from testbed.enginespec import engine_spec
 from testbed.golang import COREDNS, ETCD, KUBERNETES, programs
 from testbed.install import system_program
 from testbed.machine import Machine, MachineError, detached
@@ -136,15 +137,15 @@ class NodeMachine(Machine):
         script = f"ip link del to-n{self.place.number} 2>/dev/null || true"
         control.run(["sh", "-c", script])
 
-    def start_containerd(self, snapshotter: str, engine_spec: str | None) -> None:
+    def start_containerd(self, snapshotter: str, engine: str | None) -> None:
         """Write containerd's configuration, start it and wait until it answers."""
         cni = self.folder / "cni"
         cni.mkdir(exist_ok=True)
         (cni / "10-testbed.conflist").write_text(node.cni_config(self.place))
         spec_file = None
-        if engine_spec is not None:
+        if engine is not None:
             spec_file = self.folder / "engine-spec.json"
-            spec_file.write_text(engine_spec)
+            spec_file.write_text(engine_spec(Path(engine)))
         restrict = not node.may_lower_oom_score(Path("/proc/self/status").read_text())
         config = self.folder / "containerd.toml"
         config.write_text(node.containerd_config(self.folder, snapshotter, restrict, spec_file))
@@ -161,7 +162,8 @@ class NodeMachine(Machine):
         wait_for(answers, f"containerd on {self.name}", _CONTAINERD_SECONDS, fail=lambda: self.tail("containerd"))
 
     def load(self, image: Image) -> None:
-        """Give the node an image, under its tag and its digest."""
+        """Give the node an image, under its tag and its digest; layers it has already are not sent again."""
+        known = set(self.run(self._ctr("-n", "k8s.io", "content", "list", "-q")).split())
         with subprocess.Popen(
             self.command(self._ctr("-n", "k8s.io", "images", "import", "-")),
             stdin=subprocess.PIPE,
@@ -170,7 +172,7 @@ class NodeMachine(Machine):
         ) as ctr:
             assert ctr.stdin is not None
             try:
-                image.write(ctr.stdin)
+                image.write(ctr.stdin, known)
                 said, _ = ctr.communicate(timeout=_IMPORT_SECONDS)
             except BrokenPipeError:
                 said = ctr.stdout.read() if ctr.stdout else b""

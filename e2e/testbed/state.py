@@ -28,12 +28,16 @@ def home_of(name: str) -> Path:
 
 @dataclass(frozen=True)
 class State:
-    """The written facts. phase: STARTING until everything runs, then UP. port: of the API server, here."""
+    """The written facts.
+
+    phase: STARTING until everything runs, then UP. port: of the API server, on this machine. engine: the
+    environment that the engine's runtime handler mounts; None leaves the handler out.
+    """
 
     phase: str
     nodes: Sequence[NodeSpec]
     port: int = 0
-    engine_spec: str | None = None
+    engine: str | None = None
     snapshotter: str = "overlayfs"
     images: dict[str, str] = field(default_factory=dict)
 
