@@ -23,7 +23,8 @@ from testbed.components import Secrets
 from testbed.deadline import wait_for
 from testbed.engine import ensure_engine
 from testbed.golang import KUBERNETES, programs
-from testbed.images import IMAGES
+from testbed.images import BASES, IMAGES
+from testbed.imagestore import image_store, link
 from testbed.install import install, require_root
 from testbed.kubectl import Kubectl
 from testbed.machine import Machine, MachineError
@@ -204,10 +205,7 @@ class Cluster:
         made = {name: IMAGES[name]() for name in names}
         for machine in self._machines(state):
             if machine.pid is not None:
-                have = machine.images()
-                for image in made.values():
-                    if image.by_digest not in have:
-                        machine.load(image)
+                self._give(machine, made.values())
         references = {**state.images, **{name: image.by_digest for name, image in made.items()}}
         State(**{**vars(state), "images": references}).write(self.home)
         return {name: image.by_digest for name, image in made.items()}
@@ -284,6 +282,9 @@ class Cluster:
         state.write(self.home)
         secrets = Secrets.create(self.home / "pki", ["127.0.0.1", node.CONTROL_ADDRESS, "10.96.0.1"])
         machines = self._machines(state)
+        store = image_store([BASES[name]() for name in made], state.snapshotter)
+        for machine in machines:
+            link(store, machine.folder / "containerd")
         self._start_machines(machines)
         self.control.start_api(secrets, api)
         with ThreadPoolExecutor(len(machines)) as pool:
@@ -310,8 +311,10 @@ class Cluster:
 
     @staticmethod
     def _give(machine: NodeMachine, images: Iterable[Image]) -> None:
+        have = machine.images()
         for image in images:
-            machine.load(image)
+            if image.by_digest not in have:
+                machine.load(image)
 
     def _open_door(self, secrets: Secrets) -> int:
         """Make the API server reachable from the host, give it the cluster's own objects, return the port."""

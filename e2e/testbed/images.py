@@ -61,8 +61,7 @@ def operator_image(tag: str = "dev") -> Image:
 
     Three layers, each cached by what went into it: a change of the project's code rewrites a small one.
     """
-    base = python_layer()
-    layers = [base, dependency_layer(), code_layer()]
+    layers = [python_layer(), dependency_layer(), code_layer()]
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
@@ -74,6 +73,11 @@ def operator_image(tag: str = "dev") -> Image:
     user = f"{NONROOT}:{NONROOT}"
     config = Config(entrypoint=start, user=user, workdir="/home/nonroot", environment=environment)
     return image(OPERATOR_REPOSITORY, tag, layers, config)
+
+
+def operator_base_image() -> Image:
+    """The operator's image without its code: what a node can hold before the code is known."""
+    return image(f"{OPERATOR_REPOSITORY}-base", "dev", [python_layer(), dependency_layer()], Config())
 
 
 def engine_image() -> Image:
@@ -93,6 +97,7 @@ def engine_image() -> Image:
 
 
 IMAGES = {"pause": pause_image, "operator": operator_image, "engine": engine_image}
+BASES = {**IMAGES, "operator": operator_base_image}  # per image what of it seldom changes
 
 
 def python_layer() -> Layer:
