@@ -80,6 +80,10 @@ class ControlState(Model):
     step_milliseconds: dict[str, float] | None = Field(
         None, description="Measured time of a step by K, for the goodput of other values of K."
     )
+    step_running: dict[str, float] | None = Field(
+        None, description="Running requests at which stepMilliseconds were measured: only like is compared with like."
+    )
+    boot_seconds: int | None = Field(None, description="Shortest time that this engine took to become ready.")
 
 
 class HistoryEntry(Model):

@@ -31,8 +31,9 @@ class Window:
     """Differences of counters over a window, pooled over engines that run the same K.
 
     accepted[i]: drafts of which token i was accepted. seconds: engine seconds covered (two engines for one minute
-    are 120). span: seconds between the first and the last sample. running: mean number of running requests of an
-    engine.
+    are 120). span: seconds between the first and the last sample. engines: how many were seen. requests: those that
+    finished in the window and those that run at its end. running: mean number of running requests of an engine;
+    batch: the same as a step sees it, idle time left out.
     """
 
     k: int = 0
@@ -44,6 +45,9 @@ class Window:
     step_seconds_sum: float = 0.0
     step_seconds_count: float = 0.0
     running: float = 0.0
+    batch: float = 0.0
+    requests: float = 0.0
+    engines: int = 0
     seconds: float = 0.0
     span: float = 0.0
 
@@ -80,18 +84,24 @@ class Window:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Generated tokens per second of all engines together; None for an empty window."""
-        return self.generation_tokens / self.span if self.span > 0 else None
+        """Generated tokens per second of all engines together; None for an empty window.
+
+        By the seconds covered, not by the span: what was generated between lost scrapes is not counted either.
+        """
+        return self.engines * self.generation_tokens / self.seconds if self.seconds > 0 else None
 
 
 def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
     """Pool what the engines in ``series`` (each in order of time) did after ``since``; all ran with ``k``."""
-    pairs = [
-        (before, after)
+    by_engine = [
+        [
+            (before, after)
+            for before, after in pairwise(s for s in samples if s.time >= since)
+            if _comparable(before, after)
+        ]
         for samples in series
-        for before, after in pairwise(sample for sample in samples if sample.time >= since)
-        if _comparable(before, after)
     ]
+    pairs = [pair for own in by_engine for pair in own]
     if not pairs:
         return Window(k=k)
     positions = max(len(after.accepted_per_position) for _, after in pairs)
@@ -100,6 +110,8 @@ def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
     def total(name: str) -> float:
         return float(sum(getattr(after, name) - getattr(before, name) for before, after in pairs))
 
+    outputs = total("step_seconds_count")
+    steps = sum(after.running * (after.step_seconds_count - before.step_seconds_count) for before, after in pairs)
     return Window(
         k=k,
         drafts=total("drafts"),
@@ -108,8 +120,11 @@ def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
         accepted=tuple(sum(_at(after, i) - _at(before, i) for before, after in pairs) for i in range(positions)),
         generation_tokens=total("generation_tokens"),
         step_seconds_sum=total("step_seconds_sum"),
-        step_seconds_count=total("step_seconds_count"),
+        step_seconds_count=outputs,
         running=sum(after.running * (after.time - before.time) for before, after in pairs) / seconds,
+        batch=steps / outputs if outputs else 0.0,
+        requests=total("requests_finished") + sum(own[-1][1].running for own in by_engine if own),
+        engines=sum(1 for own in by_engine if own),
         seconds=seconds,
         span=max(after.time for _, after in pairs) - min(before.time for before, _ in pairs),
     )

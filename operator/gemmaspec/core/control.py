@@ -27,6 +27,19 @@ PROVED_RATE = 0.05
 PROVED_DRAFTS = 50
 
 
+# Times of a step are comparable between like batches: more requests make every step slower, whatever K is.
+LIKE_BATCH = 1.5
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """Measured time of a step at ``k``, with ``batch`` running requests."""
+
+    k: int
+    milliseconds: float
+    batch: float
+
+
 @dataclass(frozen=True)
 class ControlState:
     """What the machine remembers. Times in seconds since the epoch."""
@@ -40,7 +53,8 @@ class ControlState:
     hold_until: float | None = None
     hold_seconds: int | None = None
     on_trial: bool = False
-    step_milliseconds: tuple[tuple[int, float], ...] = ()
+    steps: tuple[Step, ...] = ()
+    boot_seconds: int | None = None
     reason: str = ""
 
 
@@ -91,36 +105,53 @@ def step(
         return Change(start(engine, desired))
     if state.desired != desired:
         # Somebody asks for another K: that is also how a retry after a fault is asked for.
-        fresh = replace(start(engine, desired), proved=state.proved, step_milliseconds=state.step_milliseconds)
+        fresh = replace(start(engine, desired), proved=state.proved, steps=state.steps, boot_seconds=state.boot_seconds)
         return Change(replace(fresh, changed_at=now))
     state = _learn(state, evidence)
     if settings.mode is Mode.FIXED:
-        fault = _is_fault(state, evidence)
-        return Change(replace(state, effective=desired, fault=fault, hold_until=None, on_trial=False))
-    if state.fault:
+        return Change(_fixed(state, evidence, now))
+    if state.fault and state.effective == 0:
         return Change(state)
     if _is_fault(state, evidence):
         return _fault(state, evidence, now)
-    times = StepTimes(dict(state.step_milliseconds), prior.step_milliseconds)
+    floor = min(settings.k_min, desired)
+    if state.effective < floor:
+        message = f"K {state.effective}→{floor}: control.kMin is {settings.k_min}"
+        return Change(replace(state, effective=floor, changed_at=now, reason=message if floor < desired else ""))
+    times = _times(state, evidence.recent, prior)
     lowered = _lower(settings, state, evidence, times, prior, now)
     if lowered is not None:
         return lowered
-    return _raise(state, evidence, now) or Change(state)
+    return _raise(settings, state, evidence, times, prior, now) or Change(state)
 
 
 def _learn(state: ControlState, evidence: Evidence) -> ControlState:
-    """Note that the engine has accepted."""
+    """Note that the engine has accepted, and what its start takes at least: a pod that was unready for a moment
+    looks as if it had booted since its creation.
+    """
     ever = evidence.ever
     first = ever.conditional[0] if ever.conditional else 0.0
     if not state.proved and ever.drafts >= PROVED_DRAFTS and first >= PROVED_RATE:
-        state = replace(state, proved=True)
+        state = replace(state, proved=True, fault=False, reason="" if state.fault else state.reason)
+    boot = evidence.boot_seconds
+    if boot is not None and evidence.settled and (state.boot_seconds is None or round(boot) < state.boot_seconds):
+        state = replace(state, boot_seconds=round(boot))
     return state
+
+
+def _fixed(state: ControlState, evidence: Evidence, now: float) -> ControlState:
+    """Mode Fixed: K is the desired one, a fault is reported and nothing else."""
+    if state.effective != state.desired:
+        state = replace(state, effective=state.desired, changed_at=now)
+    fault = state.fault or _is_fault(state, evidence)
+    reason = "this engine accepts none of its drafts; the drafter is broken, and mode Fixed leaves K" if fault else ""
+    return replace(state, fault=fault, hold_until=None, hold_seconds=None, on_trial=False, reason=reason)
 
 
 def _is_fault(state: ControlState, evidence: Evidence) -> bool:
     ever = evidence.ever
     if state.proved or ever.k == 0 or ever.drafts < FAULT_DRAFTS or evidence.requests_finished < FAULT_REQUESTS:
-        return state.fault
+        return False
     return bool(ever.conditional) and ever.conditional[0] <= FAULT_RATE
 
 
@@ -143,19 +174,14 @@ def _lower(
         return None
     if state.changed_at is not None and now - state.changed_at < settings.min_dwell_seconds:
         return None
-    times = _with_measured(times, recent)
     choices = range(settings.k_min, state.effective)
     rates = recent.conditional
     chosen = best(rates, times, choices)
     sure = gain(upper_conditional(recent, prior.acceptance), times, state.effective, chosen)
     likely = gain(rates, times, state.effective, chosen)
-    if sure < settings.min_gain or not _pays(evidence, likely, settings.hold_seconds):
-        if state.on_trial and likely <= 0:
-            return Change(replace(state, on_trial=False, hold_seconds=None, reason=""))
-        return None
-    hold = settings.hold_seconds
-    if state.on_trial and state.hold_seconds:
-        hold = min(settings.max_hold_seconds, 2 * state.hold_seconds)
+    hold = _hold(settings, state)
+    if sure < settings.min_gain or not _pays(state, likely, hold):
+        return _passed(settings, state, likely, now)
     message = _lower_message(state.effective, chosen, recent, times, likely, hold)
     moved = replace(
         state,
@@ -164,17 +190,37 @@ def _lower(
         hold_until=now + hold,
         hold_seconds=hold,
         on_trial=False,
-        step_milliseconds=_remember(state, recent),
+        steps=_remember(state, recent),
         reason=message,
     )
     return Change(moved, "DraftsDoNotPay", message)
 
 
-def _raise(state: ControlState, evidence: Evidence, now: float) -> Change | None:
+def _hold(settings: ControlSettings, state: ControlState) -> int:
+    """How long a K lowered now is held: twice as long after each trial that failed; a further step down, which only
+    corrects the first, forgets no back-off.
+    """
+    before = state.hold_seconds or 0
+    doubled = 2 * before if state.on_trial else before
+    return max(settings.hold_seconds, min(settings.max_hold_seconds, doubled))
+
+
+def _passed(settings: ControlSettings, state: ControlState, likely: float, now: float) -> Change | None:
+    """A trial is over when no lower K promises more, or when none was sure to for as long as a hold."""
+    if not state.on_trial:
+        return None
+    if likely > 0 and state.changed_at is not None and now - state.changed_at < settings.hold_seconds:
+        return None
+    return Change(replace(state, on_trial=False, hold_seconds=None, reason=""))
+
+
+def _raise(
+    settings: ControlSettings, state: ControlState, evidence: Evidence, times: StepTimes, prior: Prior, now: float
+) -> Change | None:
     if state.effective >= state.desired or state.hold_until is None or now < state.hold_until or not evidence.settled:
         return None
-    if evidence.recent.generation_tokens <= 0:
-        return None  # nobody would tell whether the trial pays
+    if evidence.recent.generation_tokens <= 0 or _hopeless(settings, state, evidence.recent, times, prior):
+        return None  # nobody would tell whether the trial pays, or it can't
     message = (
         f"K {state.effective}→{state.desired}: held for {state.hold_seconds} s; trying the desired K again on the "
         "traffic of now"
@@ -185,29 +231,40 @@ def _raise(state: ControlState, evidence: Evidence, now: float) -> Change | None
         changed_at=now,
         hold_until=None,
         on_trial=True,
-        step_milliseconds=_remember(state, evidence.recent),
+        steps=_remember(state, evidence.recent),
         reason=message,
     )
     return Change(moved, "TrialAfterHold", message)
 
 
-def _with_measured(times: StepTimes, recent: Window) -> StepTimes:
-    if recent.step_milliseconds is None:
-        return times
-    return StepTimes({**times.measured, recent.k: recent.step_milliseconds}, times.prior)
+def _hopeless(settings: ControlSettings, state: ControlState, recent: Window, times: StepTimes, prior: Prior) -> bool:
+    """Whether the positions that are still drafted say already that the desired K would not pay."""
+    if recent.drafts < settings.min_drafts:
+        return False
+    seen = upper_conditional(recent, prior.acceptance)
+    unseen = (*prior.acceptance[len(seen) :], *(1.0 for _ in range(state.desired)))
+    return gain((*seen, *unseen), times, state.effective, state.desired) < settings.min_gain
 
 
-def _remember(state: ControlState, recent: Window) -> tuple[tuple[int, float], ...]:
-    known = dict(state.step_milliseconds)
+def _times(state: ControlState, recent: Window, prior: Prior) -> StepTimes:
+    """What is known of step times at the batch of now."""
+    low, high = recent.batch / LIKE_BATCH, recent.batch * LIKE_BATCH
+    known = {step.k: step.milliseconds for step in state.steps if low <= step.batch <= high}
     if recent.step_milliseconds is not None:
-        known[recent.k] = round(recent.step_milliseconds, 2)
-    return tuple(sorted(known.items()))
+        known[recent.k] = recent.step_milliseconds
+    return StepTimes(known, prior.step_milliseconds)
 
 
-def _pays(evidence: Evidence, likely: float, horizon_seconds: float) -> bool:
+def _remember(state: ControlState, recent: Window) -> tuple[Step, ...]:
+    if recent.step_milliseconds is None:
+        return state.steps
+    measured = Step(recent.k, round(recent.step_milliseconds, 2), round(recent.batch, 2))
+    return tuple(sorted([measured, *(step for step in state.steps if step.k != recent.k)]))
+
+
+def _pays(state: ControlState, likely: float, hold_seconds: float) -> bool:
     """A change by restart costs a boot without service: the gain over the hold must repay it."""
-    boot = evidence.boot_seconds
-    return boot is None or likely * horizon_seconds >= boot
+    return state.boot_seconds is None or likely * hold_seconds >= state.boot_seconds
 
 
 def _lower_message(current: int, chosen: int, recent: Window, times: StepTimes, likely: float, hold: int) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from gemmaspec.core.acceptance import Window
 
-# Acceptance clusters by request: a window of n drafts is worth n / DESIGN_EFFECT independent ones. With about 100
-# drafts a request and beta concentration 20 the intra-request correlation is 1/21 and the effect 1 + 99/21 = 5.7.
-DESIGN_EFFECT = 5.7
+# Acceptance clusters by request: requests' own rates are spread like a beta distribution of concentration 20, so two
+# drafts of one request correlate by 1 / (20 + 1). n drafts of requests with m drafts each are then worth
+# n / (1 + (m - 1) / 21) independent ones (Kish's design effect): one long request is worth 21 drafts at most.
+CORRELATION = 1 / 21
 # Two standard errors: one-sided error 2.3 % for one look; dwell and minimum gain guard against many looks.
 Z = 2.0
 # Without any measurement a draft token is taken to cost 5 % of a step: dense 31B on an H100 measures 3.7 %, the
@@ -36,8 +37,16 @@ class StepTimes:
             return self.measured[k]
         if not self.measured:
             return self._shape(k)
+        if not self.prior and len(self.measured) > 1:
+            return self._line(k)
         nearest = min(self.measured, key=lambda known: (abs(known - k), known))
         return self.measured[nearest] * self._shape(k) / self._shape(nearest)
+
+    def _line(self, k: int) -> float:
+        """Through the two measured points next to ``k``: a draft token costs what it was seen to cost."""
+        one, two = sorted(sorted(self.measured, key=lambda known: (abs(known - k), known))[:2])
+        slope = max(0.0, (self.measured[two] - self.measured[one]) / (two - one))
+        return max(self.measured[one] + slope * (k - one), min(self.measured.values()) / 2)
 
     def _shape(self, k: int) -> float:
         if not self.prior:
@@ -71,9 +80,14 @@ def upper_conditional(observed: Window, prior: Sequence[float]) -> tuple[float, 
         if tried <= 0:
             bounds.append(prior[position] if position < len(prior) else 1.0)
             continue
-        bounds.append(wilson_upper(accepted / tried, tried / DESIGN_EFFECT))
+        bounds.append(wilson_upper(accepted / tried, tried / design_effect(tried, observed.requests)))
         tried = accepted
     return tuple(bounds)
+
+
+def design_effect(drafts: float, requests: float) -> float:
+    """How many drafts of so many requests are worth one independent draft; at least 1."""
+    return 1.0 + max(0.0, drafts / max(1.0, requests) - 1.0) * CORRELATION
 
 
 def wilson_upper(rate: float, n: float) -> float:

@@ -7,7 +7,10 @@ from typing import Any
 
 from gemmaspec.api.status import ControlState as Stored
 from gemmaspec.core import moment
-from gemmaspec.core.control import ControlState
+from gemmaspec.core.control import ControlState, Step
+
+# What `.status.k.reason` says where there is nothing to explain.
+AS_ASKED = "as asked for"
 
 
 def load(status: Mapping[str, Any]) -> ControlState | None:
@@ -25,9 +28,16 @@ def load(status: Mapping[str, Any]) -> ControlState | None:
         hold_until=moment.optional(control.get("holdUntil")),
         hold_seconds=control.get("holdSeconds"),
         on_trial=bool(control.get("onTrial")),
-        step_milliseconds=tuple(sorted((int(n), float(ms)) for n, ms in control.get("stepMilliseconds", {}).items())),
-        reason=k.get("reason", ""),
+        steps=_steps(control),
+        boot_seconds=control.get("bootSeconds"),
+        reason="" if k.get("reason") == AS_ASKED else k.get("reason", ""),
     )
+
+
+def _steps(control: Mapping[str, Any]) -> tuple[Step, ...]:
+    running = control.get("stepRunning") or {}
+    times = control.get("stepMilliseconds") or {}
+    return tuple(sorted(Step(int(k), float(ms), float(running[k])) for k, ms in times.items() if k in running))
 
 
 def store(state: ControlState) -> Stored:
@@ -41,5 +51,7 @@ def store(state: ControlState) -> Stored:
         hold_until=None if state.hold_until is None else moment.text(state.hold_until),
         hold_seconds=state.hold_seconds,
         on_trial=state.on_trial or None,
-        step_milliseconds={str(k): ms for k, ms in state.step_milliseconds} or None,
+        step_milliseconds={str(step.k): step.milliseconds for step in state.steps} or None,
+        step_running={str(step.k): step.batch for step in state.steps} or None,
+        boot_seconds=state.boot_seconds,
     )

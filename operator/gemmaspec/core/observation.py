@@ -85,6 +85,7 @@ class Pod:
     running: bool
     restarts: int
     created_at: float | None = None
+    started_at: float | None = None
     ready_at: float | None = None
     unschedulable: str | None = None
     waiting: tuple[str, str] | None = None
@@ -174,6 +175,7 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
         running="running" in state,
         restarts=int(container.get("restartCount", 0)),
         created_at=parse_time(metadata["creationTimestamp"]) if metadata.get("creationTimestamp") else None,
+        started_at=_time(state.get("running", {}).get("startedAt"), parse_time),
         ready_at=parse_time(when) if ready.get("status") == "True" and when else None,
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else None,
         waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
@@ -230,6 +232,10 @@ def ended_from(terminated: Mapping[str, Any]) -> Ended:
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:512]
+
+
+def _time(text: Any, parse_time: Any) -> float | None:
+    return float(parse_time(text)) if text else None
 
 
 def _number(text: Any) -> int:

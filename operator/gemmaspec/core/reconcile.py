@@ -145,14 +145,14 @@ def _evidence(observation: Observation, resolved: Resolved, state: control.Contr
         recent=window(state.effective, series.values(), since),
         ever=ever,
         requests_finished=finished,
-        settled=0 < resolved.spec.replicas == len(ready) == len(observation.pods),
+        settled=0 < resolved.spec.replicas == len(ready) == sum(1 for pod in observation.pods if pod.occupies),
         boot_seconds=_boot_seconds(ready),
     )
 
 
 def _boot_seconds(ready: Sequence[Pod]) -> float | None:
-    boots = [pod.ready_at - pod.created_at for pod in ready if pod.ready_at and pod.created_at and not pod.restarts]
-    return max(boots, default=None)
+    began = [(pod.ready_at, pod.started_at or pod.created_at) for pod in ready if not pod.restarts]
+    return max((ready_at - at for ready_at, at in began if ready_at and at), default=None)
 
 
 def _facts(
@@ -245,4 +245,6 @@ def _wake(observation: Observation, change: Change) -> float | None:
     if observation.foreign:
         return FOREIGN_RETRY_SECONDS
     until = change.state.hold_until
-    return max(1.0, until - observation.now) if until is not None else None
+    if until is None or until <= observation.now:
+        return None  # what a trial still waits for is traffic or a pod, and both wake
+    return max(1.0, until - observation.now)

@@ -195,7 +195,7 @@ def _k(previous: Mapping[str, Any], state: ControlState, now: float) -> KStatus:
     return KStatus(
         desired=state.desired,
         effective=state.effective,
-        reason=state.reason or "as asked for",
+        reason=state.reason or memory.AS_ASKED,
         since=before["since"] if same else moment.text(now),
         actuator="Restart",
     )
