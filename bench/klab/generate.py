@@ -45,13 +45,15 @@ class _Hardware:
         return tuple(float(base + (jump + slope * k**self.bend if k else 0.0)) for k in range(k_max + 1))
 
 
-def _segment(rng: np.random.Generator, hardware: _Hardware, k_max: int, common: dict[str, object]) -> Segment:
+def _segment(
+    rng: np.random.Generator, hardware: _Hardware, k_max: int, common: dict[str, object], steps: float
+) -> Segment:
     batch = int(rng.choice([1, 1, 1, 2, 3, 4, 8, 8, 16]))
     wander = rng.random() < 0.25
     accept = _accept(rng, k_max)
     drift = rng.random() < 0.15
     return Segment(
-        steps=int(np.clip(np.exp(rng.normal(np.log(900), 0.6)), 250, 4000)),
+        steps=int(np.clip(np.exp(rng.normal(np.log(steps), 0.6)), 150, 4000)),
         accept=accept,
         batch=batch,
         step_ms=hardware.step_ms(batch, k_max),
@@ -62,8 +64,8 @@ def _segment(rng: np.random.Generator, hardware: _Hardware, k_max: int, common: 
     )
 
 
-def random_trace(seed: int) -> Trace:
-    """A trace drawn from `seed`."""
+def random_trace(seed: int, *, steps: float = 900.0) -> Trace:
+    """A trace drawn from `seed`; `steps` is the median length of a phase."""
     rng = np.random.default_rng([seed, 0x7ACE])
     k_max = int(rng.choice([4, 5, 6, 8, 8]))
     grids: list[tuple[int, ...] | None] = [None, None, tuple(k for k in (0, 1, 2, 4, 8) if k <= k_max)]
@@ -78,10 +80,10 @@ def random_trace(seed: int) -> Trace:
     }
     hardware, one_box = _Hardware(rng), rng.random() < 0.7
     segments = []
-    for _ in range(int(rng.integers(2, 7))):
+    for _ in range(int(rng.integers(2, 7) * max(1, round(450 / steps)))):
         if not one_box:
             hardware = _Hardware(rng)
-        segments.append(_segment(rng, hardware, k_max, common))
+        segments.append(_segment(rng, hardware, k_max, common, steps))
     return Trace(
         name=f"random-{seed}",
         k_max=k_max,

@@ -53,8 +53,8 @@ class Acceptance:
     """
 
     CONCENTRATION = 16.0
-    CHAIN = 5.0
-    MEMORY = 100.0
+    CHAIN = 6.0
+    MEMORY = 80.0
     REQUEST_MEMORY = 256.0
     ANONYMOUS_STEPS = 48.0
     REQUESTS = 128
@@ -72,6 +72,7 @@ class Acceptance:
         self.reach = [0.0] * (positions + 1)
         self.fail = [0.0] * positions
         self.weight = 0.0
+        self._old = (self.reach[:], self.fail[:], 0.0)
         self.rates: list[float] = []
         self.trials: list[float] = []
         self.requests: dict[Key, _Request] = {}
@@ -171,10 +172,21 @@ class Acceptance:
         self.reach = [x * factor for x in self.reach]
         self.fail = [x * factor for x in self.fail]
         self.weight *= factor
+        old_reach, old_fail, old_weight = self._old
+        self._old = ([x * factor for x in old_reach], [x * factor for x in old_fail], old_weight * factor)
+
+    def mark(self) -> None:
+        """What is known now fits the traffic: what comes after may be a new mix."""
+        self._old = (self.reach[:], self.fail[:], self.weight)
 
     def forget(self, keep: float) -> None:
-        """The mix changed: keep only a share of what was learnt, everywhere."""
-        self._fade(keep)
+        """The mix changed: keep what came after the last mark, and only a share of the rest."""
+        old_reach, old_fail, old_weight = self._old
+        drop = 1.0 - keep
+        self.reach = [x - drop * y for x, y in zip(self.reach, old_reach, strict=True)]
+        self.fail = [x - drop * y for x, y in zip(self.fail, old_fail, strict=True)]
+        self.weight -= drop * old_weight
+        self.mark()
         self.refresh()
         for request in (*self.requests.values(), self.anonymous):
             self._scale(request, keep)
@@ -256,16 +268,16 @@ class StepTimes:
         prior: {batch: {k: ms}}, published or swept before.
     """
 
-    SLOPE = 0.1
+    SLOPE = 0.08
     TILT = 0.5
-    TILT_KNOWN = 0.2
+    TILT_KNOWN = 0.25
     CELL = 0.025
     FIRST = 0.15
     FIRST_KNOWN = 0.06
     MEMORY = 64.0
     BATCHES = 64
     SUSPECT = 0.02
-    GROWTH = 0.004
+    GROWTH = 0.0015
     REOPENED = 0.1
     SAME = 0.25
 

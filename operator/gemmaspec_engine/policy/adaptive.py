@@ -20,6 +20,12 @@ class Adaptive(Policy):
     TIME_BONUS = 2.0
     RATE_BONUS = 0.5
     STICK = 1.003
+    PROBE = 6.0
+    STEADY = 300.0
+    DRIFT = 0.4
+    ALARM = 6.0
+    KEEP = 0.1
+    FOLLOW = 1.5
 
     def __init__(
         self,
@@ -75,13 +81,13 @@ class Adaptive(Policy):
     def _probe(self, batch: int, ms: list[float]) -> int:
         self._quiet += 1
         self._k = 0
-        if self._up > 1.5 or self._quiet >= self._interval:
+        if self._up > self.FOLLOW or self._quiet >= self._interval:
             self._quiet = 0
             index = self.times.index
             first = ms[index[self._allowed[1]]]
             probe = max(k for k in self._allowed[1:] if ms[index[k]] <= 1.1 * first)
             cost = max(0.02, 1.0 - ms[index[0]] / ms[index[probe]])
-            self._interval = min(512.0, max(8.0, (2.0 * cost * (300.0 + self._since) / 0.3) ** 0.5))
+            self._interval = min(512.0, max(8.0, (self.PROBE * cost * (self.STEADY + self._since)) ** 0.5))
             return probe
         return 0
 
@@ -108,13 +114,15 @@ class Adaptive(Policy):
 
     def _watch(self, surprise: float, variance: float) -> None:
         z = surprise / (variance + 0.05) ** 0.5
-        self._up = max(0.0, self._up + z - 0.4)
-        self._down = max(0.0, self._down - z - 0.4)
-        if self._up > 8.0 or self._down > 8.0:
+        self._up = max(0.0, self._up + z - self.DRIFT)
+        self._down = max(0.0, self._down - z - self.DRIFT)
+        if self._up < 0.5 and self._down < 0.5:
+            self.acceptance.mark()
+        if self._up > self.ALARM or self._down > self.ALARM:
             self._up = self._down = 0.0
             self._since = 0
             self._interval = 16.0
-            self.acceptance.forget(0.2)
+            self.acceptance.forget(self.KEEP)
             self._countdown = 0
 
     def _export(self) -> dict[str, Any]:
