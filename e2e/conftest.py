@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Cluster
+from testbed.cache import cache_root, first_free
 from testbed.usercluster import UserCluster
 
-NAME = "e2e"
+_NAMES = [f"e2e-{number}" for number in range(1, 9)]  # so many sessions may run at the same time
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster")
     group.addoption("--context", help="use the cluster behind this context of your kubeconfig instead of the testbed")
     group.addoption("--image", action="append", default=[], metavar="NAME=REF", help="with --context: where it pulls")
-    group.addoption("--keep-cluster", action="store_true", help="leave the testbed's cluster running at the end")
+    group.addoption("--keep-cluster", action="store_true", help="leave the testbed's cluster running, and use it again")
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +30,14 @@ def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster | UserCluster]:
     if context := pytestconfig.getoption("--context"):
         yield UserCluster(context, dict(pair.split("=", 1) for pair in pytestconfig.getoption("--image")))
         return
-    running = Cluster.up(NAME)
-    yield running
-    if not pytestconfig.getoption("--keep-cluster"):
-        running.down()
+    keep = pytestconfig.getoption("--keep-cluster")
+    with first_free(cache_root() / "clusters", _NAMES) as name:
+        if not keep:
+            Cluster(name).down()  # what a killed session left would be found half used
+        running = Cluster.up(name)
+        yield running
+        if not keep:
+            running.down()
 
 
 @pytest.fixture(scope="session")

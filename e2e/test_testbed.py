@@ -118,17 +118,34 @@ def test_second_process_finds_the_cluster_and_up_is_idempotent(own_cluster: Clus
     assert own_cluster.control.pid == pid
 
 
+def test_pods_reach_the_api_server_with_their_token(own_cluster: Cluster, namespace: str) -> None:
+    code = (
+        "import asyncio, kubernetes.aio as k\n"
+        "async def main():\n"
+        " k.config.load_incluster_config()\n"
+        " async with k.client.ApiClient() as api:\n"
+        "  who = await k.client.AuthenticationV1Api(api).create_self_subject_review(k.client.V1SelfSubjectReview())\n"
+        "  print(who.status.user_info.username)\n"
+        "asyncio.run(main())\n"
+    )
+    own_cluster.kubectl.apply(_pod("asker", own_cluster.images["operator"], code), "-n", namespace)
+    done = "--for=jsonpath={.status.phase}=Succeeded"
+    own_cluster.kubectl("wait", done, "pod/asker", "-n", namespace, "--timeout=60s", timeout=70)
+    assert own_cluster.kubectl("logs", "asker", "-n", namespace) == f"system:serviceaccount:{namespace}:default\n"
+
+
 def test_rights_of_a_service_account_from_outside(own_cluster: Cluster, namespace: str) -> None:
     config = own_cluster.kubeconfig_for_service_account(namespace, "default")
     said = own_cluster.kubectl_as(config)("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
     assert said == f"system:serviceaccount:{namespace}:default"
 
 
-def test_labels_taints_resources_and_the_loss_of_a_node() -> None:
+def test_labels_taints_resources_and_the_loss_of_a_node(own_cluster: Cluster) -> None:
+    name = f"{own_cluster.name}-nodes"
     second = NodeSpec(
         "spark-2", {"nvidia.com/gpu.product": "NVIDIA-GB10"}, ["gpu=yes:NoSchedule"], {"nvidia.com/gpu": "1"}
     )
-    cluster = Cluster.up("e2e-nodes", [NodeSpec("spark-1"), second], images=())
+    cluster = Cluster.up(name, [NodeSpec("spark-1"), second], images=())
     try:
         found = cluster.kubectl.json("get", "node", "spark-2")
         assert found["metadata"]["labels"]["nvidia.com/gpu.product"] == "NVIDIA-GB10"
@@ -142,12 +159,12 @@ def test_labels_taints_resources_and_the_loss_of_a_node() -> None:
         assert cluster.run_on_node("spark-2", ["hostname"]).strip() == "spark-2"
     finally:
         cluster.down()
-    assert not _traces("e2e-nodes")
+    assert not _traces(name)
 
 
 @pytest.mark.parametrize("wait", ["control/init.pid", "control/audit.log", "nodes/n1/kubelet.yaml"])
-def test_killed_while_starting_then_up_again(wait: str) -> None:
-    name = "e2e-crash"
+def test_killed_while_starting_then_up_again(own_cluster: Cluster, wait: str) -> None:
+    name = f"{own_cluster.name}-crash"
     code = f"from testbed import Cluster; Cluster.up({name!r}, images=())"
     victim = subprocess.Popen([sys.executable, "-c", code], env=_environment())
     wait_for(lambda: (Cluster(name).home / wait).exists() or victim.poll() is not None, wait, 120, every=0.01)

@@ -41,6 +41,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def first_free(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Hold the first of several names that no other process holds; it is free again when the holder dies.
+
+    Raises RuntimeError when all are taken.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with (folder / f"{name}.held").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield name
+            return
+    raise RuntimeError(f"every name in {folder} is held by a running process")
+
+
 def built(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The folder `<cache>/<kind>-<key>`, made by `build(empty folder)` when it is not there yet.
 

@@ -30,7 +30,7 @@ from testbed.kubectl import Kubectl
 from testbed.machine import Machine, MachineError
 from testbed.node import NodePlace, NodeSpec
 from testbed.oci import Image
-from testbed.parts import API_PORT, ControlMachine, NodeMachine, api_server, listener, relay
+from testbed.parts import API_PORT, ControlMachine, NodeMachine, listener, relay
 from testbed.pki import ADMINISTRATORS
 from testbed.progress import say
 from testbed.state import STARTING, UP, State, home_of
@@ -323,7 +323,6 @@ class Cluster:
             relay(self.control, door, node.CONTROL_ADDRESS, API_PORT, tied=False)
         server = f"https://127.0.0.1:{port}"
         self.kubeconfig.write_text(secrets.kubeconfig(server, "admin", [ADMINISTRATORS]))
-        (self.home / "inside.kubeconfig").write_text(secrets.kubeconfig(api_server(), "admin", [ADMINISTRATORS]))
         api = Api(self.kubeconfig)
 
         def ready() -> bool:

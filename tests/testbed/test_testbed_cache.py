@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.cache import ROOT_VARIABLE, built, cache_root, digest_of
+from testbed.cache import ROOT_VARIABLE, built, cache_root, digest_of, first_free
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,16 @@ def test_failed_build_leaves_nothing_that_looks_like_a_result() -> None:
         built("thing", "1", fail)
     home = built("thing", "1", lambda folder: (folder / "whole").touch())
     assert [path.name for path in home.iterdir()] == ["whole"]
+
+
+def test_first_free_name_is_held_until_the_end(root: Path) -> None:
+    with first_free(root, ["a", "b"]) as first:
+        with first_free(root, ["a", "b"]) as second:
+            assert (first, second) == ("a", "b")
+            with pytest.raises(RuntimeError, match="every name"), first_free(root, ["a", "b"]):
+                pass
+        with first_free(root, ["a", "b"]) as third:
+            assert third == "b"
 
 
 def test_two_builders_build_once() -> None:
