@@ -157,9 +157,20 @@ def _dead(said: str, code: int) -> Finding:
 def _summary(result: Mapping[str, Any]) -> bytes:
     """The termination message: at most 1 KiB, whole JSON, hashes shortened."""
     fields = {name: result[name] for name in result if name not in ("findings", "resolved", "memory", "stages")}
-    fields["patches"] = {module: sha256[:12] for module, sha256 in result["patches"].items()}
+    fields["patches"] = _few(result["patches"])
     fields = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
     return termination.fit(fields, ("message", "remedy"))
+
+
+def _few(patches: Mapping[str, str], budget: int = 300) -> dict[str, str]:
+    """Modules and the beginnings of their hashes, as many as ``budget`` characters hold, then how many more."""
+    shown: dict[str, str] = {}
+    for module, sha256 in patches.items():
+        budget -= len(module) + 20
+        if budget < 0:
+            return shown | {"…": f"+{len(patches) - len(shown)}"}
+        shown[module] = sha256[:12]
+    return shown
 
 
 def _finish(result: dict[str, Any], state_dir: str | None) -> int:

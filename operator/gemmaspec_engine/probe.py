@@ -157,6 +157,8 @@ def _unfit(own: Callable[..., Any], base: Callable[..., Any]) -> str:
 def config_of(model: str, revision: str | None) -> Facts:
     """A model's ``config.json``, from its directory or from the hub's cache or the hub."""
     place = Path(model) / "config.json"
+    if Path(model).is_absolute() and not place.is_file():
+        raise FileNotFoundError(f"there is no {place}")
     if not place.parent.is_dir():
         hub = importlib.import_module("huggingface_hub")
         place = Path(hub.hf_hub_download(model, "config.json", revision=revision))
