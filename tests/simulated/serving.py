@@ -16,8 +16,8 @@ import numpy as np
 from gemmaspec.core import memory
 from gemmaspec.core.observation import Observation, Pod, Resource, Sample
 from gemmaspec.core.plan import Owner
-from gemmaspec.core.reconcile import decide_k
 from gemmaspec.core.recipe import Prior, Recipe
+from gemmaspec.core.reconcile import decide_k
 from gemmaspec.core.resolve import Resolved, resolve
 
 EPOCH = 1_800_000_000.0
@@ -135,13 +135,13 @@ class SimulatedServing:
     def __init__(
         self,
         *,
+        step_ms: Callable[[int, int], float],
         k: int = 4,
         control: Mapping[str, Any] | None = None,
         prior: Prior | None = None,
-        step_ms: Callable[[int, int], float] = linear(20.0, 2.0),
         boot: float = 60.0,
         replicas: int = 1,
-        scrape: float = 5.0,
+        scrape: float = 10.0,
         seed: int = 0,
     ) -> None:
         self.rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ which a counter fell, or that is too far apart, is left out: missing data is not
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,11 +95,7 @@ class Window:
 def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
     """Pool what the engines in ``series`` (each in order of time) did after ``since``; all ran with ``k``."""
     by_engine = [
-        [
-            (before, after)
-            for before, after in pairwise(s for s in samples if s.time >= since)
-            if _comparable(before, after)
-        ]
+        [(before, after) for before, after in pairwise(_after(samples, since)) if _comparable(before, after)]
         for samples in series
     ]
     pairs = [pair for own in by_engine for pair in own]
@@ -142,6 +139,10 @@ def lifetime(k: int, samples: Mapping[str, Sequence[Sample]]) -> tuple[Window, f
         accepted=tuple(sum(_at(sample, i) for sample in newest) for i in range(positions)),
     )
     return pooled, sum(sample.requests_finished for sample in newest)
+
+
+def _after(samples: Sequence[Sample], since: float) -> Sequence[Sample]:
+    return samples[bisect_left(samples, since, key=lambda sample: sample.time) :]
 
 
 def _at(sample: Sample, position: int) -> float:

@@ -60,12 +60,14 @@ class ControlState:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen. ``recent``: since K last took effect, within the window; ``ever``: since the engines began.
+    """What was seen. ``recent``: since K last took effect, within the window; ``newest``: in the window's later half;
+    ``ever``: since the engines began.
 
     settled: every engine runs the effective K and is ready. boot_seconds: what the last start of an engine took.
     """
 
     recent: Window
+    newest: Window
     ever: Window
     requests_finished: float
     settled: bool
@@ -169,20 +171,22 @@ def _fault(state: ControlState, evidence: Evidence, now: float) -> Change:
 def _lower(
     settings: ControlSettings, state: ControlState, evidence: Evidence, times: StepTimes, prior: Prior, now: float
 ) -> Change | None:
-    recent = evidence.recent
+    recent, newest = evidence.recent, evidence.newest
     if state.effective <= settings.k_min or not evidence.settled or recent.drafts < settings.min_drafts:
+        return None
+    if newest.drafts < settings.min_drafts / 2:
         return None
     if state.changed_at is not None and now - state.changed_at < settings.min_dwell_seconds:
         return None
-    choices = range(settings.k_min, state.effective)
-    rates = recent.conditional
-    chosen = best(rates, times, choices)
+    # While the mix changes, the window holds some of both. Its later half chooses, or K would stop half-way and pay
+    # for a second start; the whole window must be sure.
+    chosen = best(newest.conditional, times, range(settings.k_min, state.effective))
     sure = gain(upper_conditional(recent, prior.acceptance), times, state.effective, chosen)
-    likely = gain(rates, times, state.effective, chosen)
+    likely = gain(newest.conditional, times, state.effective, chosen)
     hold = _hold(settings, state)
-    if sure < settings.min_gain or not _pays(state, likely, hold):
+    if min(sure, likely) < settings.min_gain or not _pays(state, likely, hold):
         return _passed(settings, state, likely, now)
-    message = _lower_message(state.effective, chosen, recent, times, likely, hold)
+    message = _lower_message(state.effective, chosen, newest, times, likely, hold)
     moved = replace(
         state,
         effective=chosen,
@@ -267,12 +271,12 @@ def _pays(state: ControlState, likely: float, hold_seconds: float) -> bool:
     return state.boot_seconds is None or likely * hold_seconds >= state.boot_seconds
 
 
-def _lower_message(current: int, chosen: int, recent: Window, times: StepTimes, likely: float, hold: int) -> str:
+def _lower_message(current: int, chosen: int, seen: Window, times: StepTimes, likely: float, hold: int) -> str:
     cost = times.at(current) / times.at(chosen)
-    rates = rates_text(recent.conditional)
+    rates = rates_text(seen.conditional)
     return (
-        f"K {current}→{chosen}: drafts earn {expected_tokens(recent.conditional, current):.2f} tokens a step "
-        f"(conditional acceptance {rates}; {recent.drafts:.0f} drafts in {recent.span:.0f} s) for a step of "
+        f"K {current}→{chosen}: drafts earn {expected_tokens(seen.conditional, current):.2f} tokens a step "
+        f"(conditional acceptance {rates}; {seen.drafts:.0f} drafts in {seen.span:.0f} s) for a step of "
         f"{cost:.2f}× the time of K={chosen}, which promises {100 * likely:+.0f} % tokens per second; held for {hold} s"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gemmaspec.core.observation import Pod, Proof
@@ -33,7 +33,7 @@ _WAITING = {
 }
 
 
-def health(pods: Sequence[Pod], wanted: int, max_restarts: int) -> Health:
+def health(pods: Sequence[Pod], wanted: int, max_restarts: int, downloads: Mapping[str, float] | None = None) -> Health:
     """Judge the pods of the current revision; the worst one speaks."""
     if wanted == 0:
         return Health("Unknown", "ScaledToZero", "replicas is 0: no engine runs and the GPUs are free")
@@ -42,6 +42,11 @@ def health(pods: Sequence[Pod], wanted: int, max_restarts: int) -> Health:
         trouble = _trouble(pod, max_restarts)
         if trouble is not None:
             return trouble
+    shares = [(downloads or {}).get(pod.uid, 0.0) for pod in own if pod.downloading]
+    if shares:
+        # In tenths: each change is a write of the status.
+        tenths = 10 * int(10 * min(shares))
+        return Health("Unknown", "Downloading", f"weights are being downloaded; at least {tenths} % are there")
     ready = sum(1 for pod in own if pod.ready)
     if ready >= wanted:
         return Health("True", "Serving", f"{ready} of {wanted} engines serve")
@@ -57,6 +62,8 @@ def _trouble(pod: Pod, max_restarts: int) -> Health | None:
         final = pod.proof.deterministic
         tail = "; the engine is parked, its GPU left free" if final else "; preflight tries again"
         return Health("False", pod.proof.reason, f"{proof_text(pod.proof)}{tail}", parked=final)
+    if pod.download_failed is not None and not pod.running:
+        return Health("False", pod.download_failed.reason, f"{pod.download_failed.message}")
     if pod.waiting and pod.waiting[0] in _WAITING:
         reason, message = pod.waiting
         return Health("False", _WAITING[reason], stable(message) or reason)

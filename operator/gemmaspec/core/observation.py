@@ -91,6 +91,8 @@ class Pod:
     waiting: tuple[str, str] | None = None
     ended: Ended | None = None
     proof: Proof | None = None
+    downloading: bool = False
+    download_failed: Ended | None = None
     image_digest: str | None = None
 
     @property
@@ -138,6 +140,7 @@ class Observation:
     children: tuple[Child, ...] = ()
     pods: tuple[Pod, ...] = ()
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)  # by pod uid
+    downloads: Mapping[str, float] = field(default_factory=dict)  # share of the weights that are there, by pod uid
     foreign: tuple[Foreign, ...] = ()
 
     def child(self, kind: str, name: str) -> Child | None:
@@ -181,12 +184,21 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
         waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
         ended=ended_from(ended) if ended else None,
         proof=_proof(status),
+        downloading="running" in _init_container(status, names.WEIGHTS_CONTAINER).get("state", {}),
+        download_failed=_download_failure(status),
         image_digest=_image_digest(container.get("imageID", "")),
     )
 
 
-def _init_container(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((c for c in status.get("initContainerStatuses", ()) if c["name"] == names.PREFLIGHT_CONTAINER), {})
+def _init_container(status: Mapping[str, Any], name: str = names.PREFLIGHT_CONTAINER) -> Mapping[str, Any]:
+    return next((c for c in status.get("initContainerStatuses", ()) if c["name"] == name), {})
+
+
+def _download_failure(status: Mapping[str, Any]) -> Ended | None:
+    """Why the last download of weights failed; None while it goes well."""
+    container = _init_container(status, names.WEIGHTS_CONTAINER)
+    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+    return ended_from(ended) if ended and ended.get("exitCode") else None
 
 
 def _init_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -223,7 +235,8 @@ def ended_from(terminated: Mapping[str, Any]) -> Ended:
     code = terminated.get("exitCode")
     try:
         told = json.loads(text)
-        return Ended(str(told["reason"]), _line(str(told["message"])), code)
+        said = " ".join(part for part in (str(told["message"]), str(told.get("remedy", ""))) if part)
+        return Ended(str(told["reason"]), _line(said), code)
     except (ValueError, KeyError, TypeError):
         pass
     lines = [line for line in text.splitlines() if line.strip()]

@@ -31,12 +31,48 @@ def pod_template(name: str, resolved: Resolved, k: int, revision: str, files: Ma
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "initContainers": [preflight_container(resolved, k)],
+        "initContainers": init_containers(resolved, k),
         "containers": [engine_container(resolved, k)],
         "volumes": volumes(name, resolved, revision, files),
     }
     body |= placement(resolved)
     return {"metadata": {"labels": labels, "annotations": {names.K_ANNOTATION: str(k)}}, "spec": body}
+
+
+def init_containers(resolved: Resolved, k: int) -> list[dict[str, Any]]:
+    """Preflight, then the download of weights where any come from a hub."""
+    containers = [preflight_container(resolved, k)]
+    return [*containers, weights_container(resolved)] if repositories(resolved) else containers
+
+
+def repositories(resolved: Resolved) -> list[str]:
+    """Repositories to download, as ``name@revision``; absolute paths are in the image already."""
+    model = resolved.spec.model
+    drafter = resolved.spec.speculative.drafter if resolved.spec.speculative else None
+    asked = [(resolved.target, model.revision if model else None)]
+    if resolved.method.needs_drafter and drafter and drafter.model:
+        asked.append((drafter.model, drafter.revision))
+    hub = [(name, revision) for name, revision in asked if not name.startswith("/")]
+    return [f"{name}@{revision}" if revision else name for name, revision in dict.fromkeys(hub)]
+
+
+def weights_container(resolved: Resolved) -> dict[str, Any]:
+    """Brings target and drafter into the weight cache; reports its progress on the engine's port."""
+    command = ["python3", "-m", "gemmaspec_engine.weights", "--port", str(resolved.port)]
+    for repository in repositories(resolved):
+        command += ["--model", repository]
+    mounted = ("engine", "cache", "weights", "tmp")
+    return {
+        "name": names.WEIGHTS_CONTAINER,
+        "image": resolved.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "env": [*environment(resolved), *_token(resolved)],
+        "ports": [{"name": "progress", "containerPort": resolved.port, "protocol": "TCP"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [mount for mount in _mounts(resolved) if mount["name"] in mounted],
+    }
 
 
 def preflight_container(resolved: Resolved, k: int) -> dict[str, Any]:
@@ -51,7 +87,8 @@ def preflight_container(resolved: Resolved, k: int) -> dict[str, Any]:
         ]
     if _overlay(resolved):
         mounts.append({"name": "overlay", "mountPath": names.OVERLAY_DIR})
-    return _container(resolved, k, names.PREFLIGHT_CONTAINER, "preflight", mounts)
+    container = _container(resolved, k, names.PREFLIGHT_CONTAINER, "preflight", mounts)
+    return {**container, "env": [*environment(resolved), *_token(resolved)]}
 
 
 def _container(resolved: Resolved, k: int, name: str, module: str, mounts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -62,7 +99,7 @@ def _container(resolved: Resolved, k: int, name: str, module: str, mounts: list[
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", f"gemmaspec_engine.{module}", "--"],
         "args": engine_arguments(resolved, k),
-        "env": environment(resolved),
+        "env": environment(resolved, engine=name == names.ENGINE_CONTAINER),
         "resources": resources(resolved),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -115,8 +152,8 @@ def engine_container(resolved: Resolved, k: int) -> dict[str, Any]:
     return _container(resolved, k, names.ENGINE_CONTAINER, "launch", _mounts(resolved)) | own
 
 
-def environment(resolved: Resolved) -> list[dict[str, Any]]:
-    """Environment of the engine: what the operator needs, then the user's."""
+def environment(resolved: Resolved, *, engine: bool = False) -> list[dict[str, Any]]:
+    """Environment of the pod's containers: what the operator needs, then the user's; the engine's own on top."""
     spec = resolved.spec
     fixed = {
         "PYTHONPATH": names.ENGINE_MOUNT,
@@ -132,14 +169,20 @@ def environment(resolved: Resolved) -> list[dict[str, Any]]:
         # vLLM gives up on its own engine after 10 minutes unless told otherwise: shorter than a large cold boot.
         "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.rollout.startup_seconds),
     }
-    own = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
-    variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in own]
-    if spec.service.api_key_secret_ref:
+    if engine and repositories(resolved):
+        fixed["HF_HUB_OFFLINE"] = "1"  # the weights are there; whatever is asked of a hub now must not be had
+    given = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
+    variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in given]
+    if engine and spec.service.api_key_secret_ref:
         variables.append(_secret("VLLM_API_KEY", spec.service.api_key_secret_ref))
-    token = spec.cache.download.token_secret_ref if spec.cache and spec.cache.download else None
-    if token:
-        variables.append(_secret("HF_TOKEN", token))
-    return variables + list(own.values())
+    return variables + list(given.values())
+
+
+def _token(resolved: Resolved) -> list[dict[str, Any]]:
+    """The hub's token, for the containers that talk to the hub and no others."""
+    cache = resolved.spec.cache
+    ref = cache.download.token_secret_ref if cache and cache.download else None
+    return [_secret("HF_TOKEN", ref)] if ref else []
 
 
 def _secret(name: str, ref: SecretKeyRef) -> dict[str, Any]:

@@ -139,10 +139,12 @@ def _evidence(observation: Observation, resolved: Resolved, state: control.Contr
     series = {pod.uid: observation.samples.get(pod.uid, ()) for pod in current if pod.ready}
     ready = [pod for pod in current if pod.ready]
     began = max((pod.ready_at or 0.0 for pod in ready), default=0.0)
+    half = resolved.control.window_seconds / 2
     since = max(observation.now - resolved.control.window_seconds, state.changed_at or 0.0, began)
     ever, finished = lifetime(state.effective, series)
     return Evidence(
         recent=window(state.effective, series.values(), since),
+        newest=window(state.effective, series.values(), max(since, observation.now - half)),
         ever=ever,
         requests_finished=finished,
         settled=0 < resolved.spec.replicas == len(ready) == sum(1 for pod in observation.pods if pod.occupies),
@@ -166,7 +168,7 @@ def _facts(
         revision=planned.revision,
         change=change,
         recent=evidence.recent,
-        health=health(current, wanted, resolved.spec.rollout.max_restarts),
+        health=health(current, wanted, resolved.spec.rollout.max_restarts, observation.downloads),
         complete=scale.complete,
         pods=current,
     )
