@@ -32,13 +32,13 @@ _KUBERNETES_STAMPS = {  # without a version `kubectl version` and the kubelet's 
 class GoModule:
     """A folder with a go.mod, and which of its packages become programs.
 
-    packages: program name -> import path. stamps: variables set at link time. tags: build tags.
+    packages: program name -> import path. stamps: variables set at link time. download: megabytes of sources.
     """
 
     name: str
     packages: dict[str, str]
     stamps: dict[str, str] = field(default_factory=dict)
-    tags: str = ""
+    download: int = 0
 
     @property
     def folder(self) -> Path:
@@ -48,7 +48,7 @@ class GoModule:
     def key(self) -> str:
         """Changes whenever the programs would: sources, versions, flags, toolchain line."""
         sources = sorted(p for p in self.folder.rglob("*") if p.is_file())
-        parts: list[str | bytes] = [repr(self.packages), repr(self.stamps), self.tags, os.uname().machine]
+        parts: list[str | bytes] = [repr(self.packages), repr(self.stamps), os.uname().machine]
         for source in sources:
             parts += [str(source.relative_to(self.folder)), source.read_bytes()]
         return digest_of(parts)[:12]
@@ -57,8 +57,6 @@ class GoModule:
         """Arguments of `go` that build every program of the module into the folder `out`."""
         stamps = " ".join(f"-X {name}={value}" for name, value in self.stamps.items())
         flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags=-s -w {stamps}".rstrip()]
-        if self.tags:
-            flags.append(f"-tags={self.tags}")
         return ["build", *flags, "-o", f"{out}{os.sep}"]
 
 
@@ -76,9 +74,10 @@ KUBERNETES = GoModule(
         )
     },
     {_STAMP + name: value for name, value in _KUBERNETES_STAMPS.items()},
+    download=90,
 )
-ETCD = GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"})
-COREDNS = GoModule("coredns", {"coredns": "github.com/coredns/coredns"})
+ETCD = GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, download=70)
+COREDNS = GoModule("coredns", {"coredns": "."}, download=40)
 PAUSE = GoModule("pause", {"pause": "."})
 ALL_MODULES = (KUBERNETES, ETCD, COREDNS, PAUSE)
 
@@ -122,7 +121,9 @@ def _build(module: GoModule, out: Path) -> None:
     go = go_program()
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     command = ["nice", "-n", "5", go, *module.arguments(out), *module.packages.values()]
-    with step(f"building {', '.join(module.packages)} ({module.name}) with Go"):
+    names = ", ".join(module.packages)
+    sources = f", downloading up to {module.download} MB of sources" if module.download else ""
+    with step(f"building {names} with Go{sources}"):
         done = subprocess.run(
             command,
             cwd=module.folder,
