@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -92,18 +93,29 @@ class Engines:
 
     async def scrape(self, ip: str, port: int, now: float) -> Sample:
         """Counters of the engine at ``ip``. Raises ScrapeError."""
+        text = await self._get(ip, port, "/metrics")
+        return parse(text.decode(errors="replace"), now)
+
+    async def downloaded(self, ip: str, port: int) -> float:
+        """Share of the weights that the pod at ``ip`` has downloaded, 0 to 1. Raises ScrapeError."""
+        try:
+            told = json.loads(await self._get(ip, port, "/progress"))
+            return min(1.0, max(0.0, float(told["bytesDone"]) / float(told["bytesTotal"] or 1)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ScrapeError(f"no progress of a download: {error}") from error
+
+    async def _get(self, ip: str, port: int, path: str) -> bytes:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=SCRAPE_SECONDS)
             self._session = aiohttp.ClientSession(timeout=timeout)
         host = f"[{ip}]" if ":" in ip else ip
         try:
-            async with self._session.get(f"http://{host}:{port}/metrics", allow_redirects=False) as response:
+            async with self._session.get(f"http://{host}:{port}{path}", allow_redirects=False) as response:
                 if response.status != 200:
                     raise ScrapeError(f"HTTP {response.status}")
-                text = await _whole(response.content)
+                return await _whole(response.content)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ScrapeError(f"{type(error).__name__}: {error}") from error
-        return parse(text.decode(errors="replace"), now)
 
 
 async def _whole(stream: aiohttp.StreamReader) -> bytes:

@@ -11,7 +11,7 @@ PACKAGE = "gemmaspec_engine"
 
 
 # What the pod starts with `python3 -m`, and the import hook that patched modules need.
-ENTRIES = ("launch", "preflight", "probe", "pinned_import")
+ENTRIES = ("launch", "preflight", "probe", "pinned_import", "weights")
 SITE = "site/sitecustomize.py"
 
 

@@ -297,7 +297,8 @@ class Engine(Model):
     model_config = Model.model_config | {
         "json_schema_extra": rules(
             rule(
-                "!has(self.image) || self.image.matches('@sha256:[0-9a-f]{64}$') || (has(self.allowTag) && self.allowTag)",
+                "!has(self.image) || self.image.matches('@sha256:[0-9a-f]{64}$') || "
+                "(has(self.allowTag) && self.allowTag)",
                 "the image is not pinned by digest; use repository@sha256:…, or set engine.allowTag: true to accept "
                 "a tag that can change",
                 saying="self.image + ' is not pinned by digest; use repository@sha256:…, or set engine.allowTag: true "
@@ -519,7 +520,10 @@ class Download(Model):
 class Cache(Model):
     """Files that outlive a pod."""
 
-    weights: Weights | None = Field(None, description="Weight cache; without it every pod downloads anew.")
+    weights: Weights | None = Field(
+        None,
+        description="Weight cache; without it every pod downloads anew. A claim may be shared by several pods.",
+    )
     download: Download | None = Field(None, description="Download settings.")
 
 

@@ -81,7 +81,7 @@ def command_line(resolved: Resolved, planned: Plan) -> str:
     """The engine's start as one would type it."""
     containers = planned.deployment["spec"]["template"]["spec"]["containers"]
     engine = next(entry for entry in containers if entry["name"] == names.ENGINE_CONTAINER)
-    variables = [variable for variable in (resolved.spec.engine.env if resolved.spec.engine else None) or []]
+    variables = (resolved.spec.engine.env if resolved.spec.engine else None) or []
     shown = [f"{variable.name}={shlex.quote(variable.value)}" for variable in variables if variable.value is not None]
     return " ".join([*shown, "python3 -m vllm.entrypoints.openai.api_server", shlex.join(engine["args"])])
 

@@ -33,11 +33,16 @@ class Scraper:
         self._wake = wake
         self._seconds = seconds
         self._series: dict[str, deque[Sample]] = {}
+        self._downloads: dict[str, float] = {}
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
         """What is known of these pods, oldest first."""
         return {pod.uid: tuple(self._series[pod.uid]) for pod in pods if pod.uid in self._series}
+
+    def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
+        """Share of the weights that these pods have downloaded, by pod uid."""
+        return {pod.uid: self._downloads[pod.uid] for pod in pods if pod.uid in self._downloads}
 
     async def run(self) -> None:
         """Scrape for ever."""
@@ -58,9 +63,22 @@ class Scraper:
             pods = self._cache.pods(*key)
             alive.update(pod.uid for pod in pods)
             jobs += [self._scrape(key, pod) for pod in pods if pod.ready and pod.ip]
+            jobs += [self._ask_download(key, pod) for pod in pods if pod.downloading and pod.ip]
         await asyncio.gather(*jobs)
-        for uid in set(self._series) - alive:
-            del self._series[uid]
+        for known in (self._series, self._downloads):
+            for uid in set(known) - alive:
+                del known[uid]
+
+    async def _ask_download(self, key: Key, pod: Pod) -> None:
+        assert pod.ip is not None
+        async with self._at_once:
+            try:
+                share = await self._engines.downloaded(pod.ip, self._port_of(key))
+            except ScrapeError as error:
+                log.debug("%s/%s: %s does not tell its download: %s", *key, pod.name, error)
+                return
+        self._downloads[pod.uid] = share
+        self._wake(key)
 
     async def _scrape(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None

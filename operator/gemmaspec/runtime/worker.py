@@ -93,6 +93,7 @@ class Worker:
             children=self._cache.children(*key),
             pods=pods,
             samples=self._scraper.samples(pods),
+            downloads=self._scraper.downloads(pods),
             foreign=await self._still_foreign(key, resource),
         )
 
