@@ -79,7 +79,7 @@ def test_nothing_is_left_when_the_owner_is_killed() -> None:
     assert folder.is_dir()
     assert _processes_naming(folder)
     owner.send_signal(signal.SIGKILL)
-    owner.wait(10)
+    owner.communicate(timeout=10)
     begun = time.monotonic()
     wait_for(lambda: not folder.exists() and not _processes_naming(folder), "the end of all", seconds=10)
     assert time.monotonic() - begun < 5
