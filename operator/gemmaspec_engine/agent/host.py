@@ -1,0 +1,238 @@
+"""The agent: what the scheduler calls at each step, and what the port asks. No entry point raises."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gemmaspec_engine.agent import exposition, settings
+from gemmaspec_engine.agent.controller import Controller
+from gemmaspec_engine.agent.progress import Progress
+from gemmaspec_engine.agent.settings import Config, Settings
+from gemmaspec_engine.agent.steps import Result, Steps
+from gemmaspec_engine.agent.tally import Overhead, Tally
+
+__all__ = ["ENV", "Agent", "Engine"]
+
+ENV = "GEMMASPEC_AGENT"
+_FORGET_EVERY = 256
+log = logging.getLogger("vllm.gemmaspec")  # a child of vLLM's logger: its handlers print it
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the engine is, as far as the agent minds."""
+
+    vllm: str
+    ks: tuple[int, ...]
+    """K values with graphs; (0,) without speculation."""
+    positions: int
+    max_num_seqs: int
+    token_budget: int
+    asynchronous: bool
+    runner: str
+    refusal: str = ""
+    """Why K stays as it was started; empty: the agent moves it."""
+    drafter_told: bool = True
+    """False: the drafter makes all drafts whatever K is, and the rest is thrown away."""
+    unfinished: Callable[[], int] = field(default=lambda: 0)
+    paused: Callable[[], bool] = field(default=lambda: False)
+
+
+class Agent:
+    """Hosts controller, counts and progress for one scheduler."""
+
+    def __init__(self, engine: Engine, config: Config) -> None:
+        self.engine = engine
+        self.config = config
+        self.started = time.time()
+        self.errors: dict[str, int] = {}
+        self.start_error = ""
+        self.controller = Controller(engine.ks, self._start_settings())
+        self.tally = Tally(engine.positions)
+        self.progress = Progress(engine.token_budget, config.stall_seconds)
+        self.overhead = Overhead()
+        self.graph_counts: Callable[[], Mapping[str, int]] | None = None
+        self.tell: Callable[[int], None] | None = None
+        """Tells the drafter K, where vLLM does not."""
+        self._steps = Steps(self.controller.k)
+        self._spent = 0
+        self._broken = 0
+
+    def _start_settings(self) -> Settings:
+        """What GEMMASPEC_AGENT says; the largest K of the grid, fixed, where it says nothing usable."""
+        fixed = settings.parse({"mode": "Fixed"}, self.engine.ks)
+        if not self.config.start:
+            return fixed
+        try:
+            return settings.parse(self.config.start, self.engine.ks)
+        except ValueError as error:
+            self.start_error = f"{ENV}: start: {error}"
+            return fixed
+
+    # --- the scheduler's side --------------------------------------------------------------------------------
+
+    def scheduled(self, output: Any, requests: Mapping[str, Any]) -> None:
+        """Before a step goes out: decides its K and writes it into ``output``."""
+        begun = time.perf_counter_ns()
+        try:
+            counts = output.num_scheduled_tokens
+            if counts and not self.engine.refusal:
+                output.num_spec_tokens_to_schedule = self.controller.choose(len(counts), tuple(counts))
+            if counts and self.tell is not None:
+                self.tell(output.num_spec_tokens_to_schedule)
+            self._steps.scheduled(output, requests, output.num_spec_tokens_to_schedule)
+        except Exception as error:  # noqa: BLE001  whatever it is, the engine goes on
+            self.failed("scheduled", error)
+            if not self.engine.refusal:
+                output.num_spec_tokens_to_schedule = self.controller.static
+        self._spent += time.perf_counter_ns() - begun
+
+    def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
+        """A step's result has come, and the scheduler has not yet taken it in."""
+        begun = time.perf_counter_ns()
+        try:
+            step = self._steps.ended(output, result, requests)
+            if step is not None:
+                self._record(step, result, requests)
+        except Exception as error:  # noqa: BLE001
+            self.failed("ended", error)
+        self._spent += time.perf_counter_ns() - begun
+
+    def updated(self, running: int) -> None:
+        """The scheduler has taken the result in; ``running`` requests go on."""
+        try:
+            if not running:
+                self._steps.idle()
+            self.overhead.add(self._spent)
+            self._spent = 0
+        except Exception as error:  # noqa: BLE001
+            self.failed("updated", error)
+
+    def arrived(self, unfinished: int) -> None:
+        """A request comes to ``unfinished`` others."""
+        try:
+            self.progress.arrived(unfinished)
+        except Exception as error:  # noqa: BLE001
+            self.failed("arrived", error)
+
+    def _record(self, step: Result, result: Any, requests: Mapping[str, Any]) -> None:
+        if step.tokens:
+            self.progress.sampled()
+        for request, end in step.prefills:
+            self.progress.computed(request, end)
+        if step.prefills:
+            self.progress.chunk(step.scheduled, step.seconds)
+        else:
+            self.tally.step(step.batch, step.k, step.tokens, step.step_ms)
+            graph = getattr(result, "cudagraph_stats", None)
+            if graph is not None:
+                self.tally.graph(str(graph.runtime_mode).rpartition(".")[2])
+        self.tally.tokens += step.tokens
+        self.tally.drafts_of(step.k, step.accepted, step.requests)
+        if not self.engine.refusal:
+            self.controller.observe(step.batch, step.k, step.accepted, step.step_ms, step.requests)
+        if self.overhead.count % _FORGET_EVERY == 0:
+            self.progress.forget(requests, len(requests))
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """An exception of ours: counted, K static from now on, said once in the log."""
+        self._broken += 1
+        self.controller.fail(where, error)
+        if self._broken == 1:
+            log.error("gemmaspec agent: exception in %s, K stays at %d", where, self.controller.static, exc_info=error)
+
+    # --- the port's side -------------------------------------------------------------------------------------
+
+    def authorized(self, header: str | None) -> bool:
+        """Does the Authorization header hold the token whose hash this pod was given?"""
+        if not header or not header.startswith("Bearer ") or not self.config.token_sha256:
+            return False
+        found = hashlib.sha256(header.removeprefix("Bearer ").strip().encode()).hexdigest()
+        return hmac.compare_digest(found, self.config.token_sha256.lower())
+
+    def livez(self) -> tuple[bool, dict[str, Any]]:
+        """Is the engine alive, and the figures behind it. An error of ours is no death of the engine."""
+        try:
+            verdict = self.progress.verdict(self.engine.unfinished(), self.engine.paused())
+        except Exception as error:  # noqa: BLE001
+            self.failed("livez", error)
+            return True, {"error": repr(error)}
+        figures = {
+            "live": verdict.live,
+            "unfinished": verdict.unfinished,
+            "stalledSeconds": round(verdict.stalled, 3),
+            "limitSeconds": round(verdict.limit, 3),
+        }
+        return verdict.live, figures
+
+    def put_k(self, body: object) -> dict[str, Any]:
+        """PUT /k. Raises SettingsError, or PermissionError where this engine's K cannot be moved."""
+        if self.engine.refusal:
+            raise PermissionError(self.engine.refusal)
+        self.controller.apply(settings.parse(body, self.engine.ks))
+        return self.k_json()
+
+    def k_json(self) -> dict[str, Any]:
+        """The `k` of /status."""
+        fault = self.controller.fault
+        return {
+            "now": self.controller.k,
+            "since": round(self.controller.since, 3),
+            "reason": self.controller.explain(),
+            "ks": list(self.engine.ks),
+            **self.controller.settings_json(),
+            "fallback": fault.as_json() if fault else None,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """GET /status."""
+        engine, tally = self.engine, self.tally
+        positions = zip(tally.drafted, tally.accepted, tally.acceptance(), strict=True)
+        return {
+            "version": 1,
+            "live": not engine.refusal,
+            "reason": engine.refusal or self.start_error,
+            "startedAt": round(self.started, 3),
+            "engine": {
+                "vllm": engine.vllm,
+                "scheduling": "async" if engine.asynchronous else "sync",
+                "runner": engine.runner,
+                "maxNumSeqs": engine.max_num_seqs,
+                "drafterTold": engine.drafter_told,
+                "graphs": self.graphs(),
+                "process": os.getpid(),
+            },
+            "k": self.k_json(),
+            "acceptance": {
+                "drafts": tally.drafts,
+                "requests": tally.requests,
+                "positions": [{"drafted": d, "accepted": a, "recent": r} for d, a, r in positions],
+            },
+            "steps": {
+                "decode": tally.steps,
+                "tokens": tally.tokens,
+                "changes": self.controller.changes,
+                "missed": self.controller.missed,
+                "perK": {str(k): per_k.as_json() for k, per_k in sorted(tally.per_k.items())},
+            },
+            "progress": self.livez()[1],
+            "overhead": self.overhead.quantiles(),
+            "exceptions": dict(self.controller.exceptions),
+        }
+
+    def graphs(self) -> dict[str, int]:
+        """Decode steps by CUDA-graph mode; empty where this vLLM does not tell."""
+        if self.graph_counts is not None:
+            return dict(self.graph_counts())
+        return dict(self.tally.graphs)
+
+    def metrics(self) -> str:
+        """GET /metrics."""
+        return exposition.render(self)

@@ -1,0 +1,153 @@
+"""Counts of what the steps of an engine did: exact totals, and a recent picture that forgets.
+
+Written by the scheduler's thread only; readers in other threads see numbers that may be one step apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+__all__ = ["Overhead", "Tally"]
+
+RECENT_DRAFTS = 400.0
+"""Drafts that the recent acceptance looks back on (weights fall by 1/e over as many): a 31B engine at one stream
+makes 30 to 40 steps a second, so some ten seconds."""
+RECENT_STEPS = 200.0
+"""Steps that the recent step time and goodput of a K look back on."""
+SEEN_MOST = 4096
+"""Requests remembered to count each one once."""
+
+
+class _PerK:
+    """Totals of the steps that verified one K."""
+
+    __slots__ = ("recent_batch", "recent_ms", "recent_tokens", "recent_weight", "steps", "timed", "timed_ms", "tokens")
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = self.timed = 0
+        self.timed_ms = 0.0
+        self.recent_ms = self.recent_tokens = self.recent_batch = self.recent_weight = 0.0
+
+    def time(self, batch: int, tokens: int, step_ms: float) -> None:
+        """One step whose length is known."""
+        self.timed += 1
+        self.timed_ms += step_ms
+        keep = 1.0 - 1.0 / RECENT_STEPS
+        self.recent_ms = keep * self.recent_ms + step_ms
+        self.recent_tokens = keep * self.recent_tokens + tokens
+        self.recent_batch = keep * self.recent_batch + batch
+        self.recent_weight = keep * self.recent_weight + 1.0
+
+    def goodput(self) -> float:
+        """Tokens per second over the recent steps of this K; 0 where none is known."""
+        return 1000.0 * self.recent_tokens / self.recent_ms if self.recent_ms > 0 else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        weight = max(self.recent_weight, 1e-9)
+        known = self.timed > 0
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "timedSteps": self.timed,
+            "timedMs": round(self.timed_ms, 3),
+            "stepMs": round(self.recent_ms / weight, 3) if known else None,
+            "batch": round(self.recent_batch / weight, 2) if known else None,
+            "tokensPerSecond": round(self.goodput(), 2) if known else None,
+        }
+
+
+class Tally:
+    """Acceptance per position and step times per K.
+
+    Position j is drafted when the draft before it was accepted and the step's K reaches it, so that accepted /
+    drafted is P(j accepted | j - 1 accepted) whatever K was.
+    """
+
+    def __init__(self, positions: int) -> None:
+        self.drafted = [0] * positions
+        self.accepted = [0] * positions
+        self.recent_drafted = [0.0] * positions
+        self.recent_accepted = [0.0] * positions
+        self.drafts = 0
+        self.requests = 0
+        self.steps = 0
+        self.tokens = 0
+        self.per_k: dict[int, _PerK] = {}
+        self.graphs: dict[str, int] = {}
+        self._seen: dict[Hashable, None] = {}
+
+    def step(self, batch: int, k: int, tokens: int, step_ms: float) -> None:
+        """One step without prefill: requests in it, K that it verified, tokens that it produced, milliseconds."""
+        self.steps += 1
+        per_k = self.per_k.get(k)
+        if per_k is None:
+            per_k = self.per_k[k] = _PerK()
+        per_k.steps += 1
+        per_k.tokens += tokens
+        if 0.0 < step_ms < math.inf:
+            per_k.time(batch, tokens, step_ms)
+
+    def drafts_of(self, k: int, accepted: Sequence[int], requests: Sequence[Hashable]) -> None:
+        """What became of the drafts of the requests that carried exactly ``k`` valid ones."""
+        if k == 0 or not accepted:
+            return
+        self.drafts += len(accepted)
+        keep = (1.0 - 1.0 / RECENT_DRAFTS) ** len(accepted)
+        for j in range(min(k, len(self.drafted))):
+            drafted = sum(1 for n in accepted if n >= j)
+            passed = sum(1 for n in accepted if n > j)
+            self.drafted[j] += drafted
+            self.accepted[j] += passed
+            self.recent_drafted[j] = keep * self.recent_drafted[j] + drafted
+            self.recent_accepted[j] = keep * self.recent_accepted[j] + passed
+            if passed == 0:
+                break
+        for request in requests:
+            if request not in self._seen:
+                self._remember(request)
+
+    def _remember(self, request: Hashable) -> None:
+        self.requests += 1
+        self._seen[request] = None
+        if len(self._seen) > SEEN_MOST:
+            del self._seen[next(iter(self._seen))]
+
+    def graph(self, mode: str) -> None:
+        """One decode step ran in this CUDA-graph mode."""
+        self.graphs[mode] = self.graphs.get(mode, 0) + 1
+
+    def acceptance(self) -> list[float | None]:
+        """Recent conditional acceptance per position; None where (almost) nothing was drafted of late."""
+        pairs = zip(self.recent_accepted, self.recent_drafted, strict=True)
+        return [round(passed / drafted, 4) if drafted >= 1.0 else None for passed, drafted in pairs]
+
+
+class Overhead:
+    """How long our own code held up a step, over the last steps. Microseconds."""
+
+    def __init__(self, keep: int = 4096) -> None:
+        self._ring = [0] * keep
+        self._at = 0
+        self.count = 0
+        self.total_ns = 0
+        self.most_ns = 0
+
+    def add(self, nanoseconds: int) -> None:
+        """One step."""
+        self._ring[self._at] = nanoseconds
+        self._at = (self._at + 1) % len(self._ring)
+        self.count += 1
+        self.total_ns += nanoseconds
+        if nanoseconds > self.most_ns:
+            self.most_ns = nanoseconds
+
+    def quantiles(self) -> dict[str, float]:
+        """Median, 99th percentile and largest of the last steps; mean of all."""
+        ring = sorted(self._ring[: min(self.count, len(self._ring))])
+        if not ring:
+            return {}
+        rank = [ring[min(len(ring) - 1, int(q * len(ring)))] / 1000.0 for q in (0.5, 0.99)]
+        mean = self.total_ns / self.count / 1000.0
+        return {"p50Us": rank[0], "p99Us": rank[1], "maxUs": ring[-1] / 1000.0, "meanUs": round(mean, 2)}
