@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
+from demo.evidence import collect
+from demo.installation import described, install_crd, install_operator, remove_operator, rendered
+from stories import NAMESPACE, Site, Tiny, namespace, tiny_on
 from testbed import Cluster
 from testbed.cache import cache_root, first_free
 from testbed.usercluster import UserCluster
 
+_OUT = Path(__file__).resolve().parents[1] / "out" / "e2e"
+_EVIDENCE = pytest.StashKey[tuple[Cluster | UserCluster, list[str]]]()
 _NAMES = [f"e2e-{number}" for number in range(1, 9)]  # so many sessions may run at the same time
 
 
@@ -46,3 +53,33 @@ def own_cluster(cluster: Cluster | UserCluster) -> Cluster:
     if isinstance(cluster, UserCluster):
         pytest.fail("this test needs the testbed's own cluster: run it without --context")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def site(cluster: Cluster | UserCluster, pytestconfig: pytest.Config) -> Iterator[Site]:
+    """The operator as a pod from its own image under its own RBAC, and a namespace for the stories."""
+    image = cluster.load("operator")["operator"]
+    pytestconfig.stash[_EVIDENCE] = cluster, [NAMESPACE, described(rendered(cluster.kubectl, image)).namespace]
+    before = install_crd(cluster.kubectl)
+    namespace(cluster.kubectl)
+    yield Site(cluster, install_operator(cluster.kubectl, image))
+    if isinstance(cluster, UserCluster):
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=100)
+        remove_operator(cluster.kubectl, image, keep_crd=before)
+
+
+@pytest.fixture(scope="session")
+def tiny(site: Site) -> Iterator[Tiny]:
+    """The tiny pair, Ready: one engine for all stories that need one that serves."""
+    with tiny_on(site) as serving:
+        yield serving
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A story that failed leaves what the cluster knew, and says where."""
+    report = yield
+    if report.failed and (known := item.config.stash.get(_EVIDENCE, None)):
+        folder = collect(known[0], _OUT / re.sub(r"[^\w.-]+", "-", f"{item.name}-{report.when}"), known[1])
+        report.sections.append(("where logs are", f"pods, operator, events, machines: {folder}"))
+    return report

@@ -1,0 +1,100 @@
+"""The engine's own failures are read in the conditions, with the engine's words, not only in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from demo.resource import Resource, condition
+from stories import Site, secret, text_of
+from testbed.deadline import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
+
+_FAIL_SECONDS = 240.0
+
+
+class Failing:
+    """Applies resources that cannot work, and removes them."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.made: list[Resource] = []
+
+    def apply(self, name: str, **changes: Any) -> Resource:
+        """The sample with these changes, under a name of its own."""
+        self.made.append(self.site.apply(name, **changes))
+        return self.made[-1]
+
+
+@pytest.fixture
+def failing(site: Site) -> Iterator[Failing]:
+    applied = Failing(site)
+    yield applied
+    for resource in applied.made:
+        resource.delete(90)
+
+
+def test_a_bad_argument_is_told_in_the_engines_words(failing: Failing) -> None:
+    resource = failing.apply("bad-argument", engine={"extraArgs": ["--attention-backend=NO_SUCH"]})
+    found = _parked(resource)
+    assert "NO_SUCH" in found["message"]
+
+
+def test_a_model_path_that_does_not_exist_is_told(failing: Failing) -> None:
+    resource = failing.apply("no-model", model={"target": "/models/not-there"}, rollout={"maxRestarts": 0})
+    found = _parked(resource)
+    assert "/models/not-there" in found["message"]
+
+
+def test_a_crash_loop_ends_parked_with_the_engines_last_error(failing: Failing) -> None:
+    """A cache that holds not even one sequence shows only after the weights were loaded: each boot fails anew."""
+    resource = failing.apply("crashes", memory={"kvCacheBytes": 4096}, rollout={"maxRestarts": 1})
+    first = resource.wait_condition("EngineHealthy", "False", _FAIL_SECONDS)
+    assert "cache" in first["message"].lower()
+    found = _parked(resource)
+    assert "cache" in found["message"].lower()
+    restarts = _restarts(resource)
+    assert restarts >= 1
+    assert condition(resource.read(), "Ready")["status"] == "False"
+
+
+def test_an_engine_that_outgrows_its_memory_is_told(failing: Failing) -> None:
+    limit = {"resources": {"requests": {"memory": "200Mi"}, "limits": {"memory": "400Mi"}}}
+    resource = failing.apply("small", engine=limit, rollout={"maxRestarts": 0})
+    found = resource.wait(lambda body: _unhealthy(body), "told", _FAIL_SECONDS)
+    said = " ".join(text_of(entry) for entry in found["status"]["conditions"])
+    assert "memory" in said.lower() or "OOM" in said
+
+
+def test_a_missing_secret_is_named_and_waited_for(failing: Failing) -> None:
+    wanted = {"apiKeySecretRef": {"name": "comes-later", "key": "key"}}
+    resource = failing.apply("waits", service=wanted)
+    found = resource.wait_condition("EngineHealthy", "False", 60)
+    assert "comes-later" in found["message"]
+    assert condition(resource.read(), "Stalled").get("status") == "False", "waiting is not stalling"
+    secret(failing.site.kubectl, "comes-later", "some-key")
+    wait_for(
+        lambda: _engine_started(resource), "the engine's container started", 120, fail=lambda: str(resource.pods())
+    )
+
+
+def _unhealthy(body: dict[str, Any]) -> bool:
+    return any(condition(body, kind).get("status") == "False" for kind in ("EngineHealthy", "Preflight"))
+
+
+def _parked(resource: Resource) -> dict[str, Any]:
+    """The condition Stalled, once the operator has given the engine up."""
+    return resource.wait_condition("Stalled", "True", _FAIL_SECONDS)
+
+
+def _restarts(resource: Resource) -> int:
+    states = [entry for pod in resource.pods() for entry in pod["status"].get("containerStatuses", ())]
+    return max((int(entry["restartCount"]) for entry in states), default=0)
+
+
+def _engine_started(resource: Resource) -> bool:
+    states = [entry for pod in resource.pods() for entry in pod["status"].get("containerStatuses", ())]
+    return any("running" in entry["state"] for entry in states)
