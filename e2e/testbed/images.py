@@ -26,7 +26,7 @@ NONROOT = 65532  # the number that distroless images made customary
 MODELS = REPOSITORY / "e2e" / "tinypair" / "pair"
 MODELS_INSIDE = "models/tiny-gemma4"
 
-_LAYOUT = "1"  # part of every key: raise it when the code below puts something else into a layer
+_LAYOUT = "2"  # part of every key: raise it when the code below puts something else into a layer
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _LIBRARY = f"usr/local/lib/{_PYTHON}"
 _SITE = f"{_LIBRARY}/site-packages"
@@ -200,6 +200,7 @@ def _python(tree: Tree, stage: Path, program: Path) -> None:
         tree.copy_folder(_LIBRARY, stage)
         _add_libraries(tree, [program, *stage.rglob("*.so")])
         tree.folder(_SITE)
+        tree.link(f"{_LIBRARY}/dist-packages", "site-packages")  # where Debian's Python looks instead
         authorities = Path("/etc/ssl/certs/ca-certificates.crt")
         if authorities.exists():
             tree.copy("etc/ssl/certs/ca-certificates.crt", authorities.resolve())
