@@ -58,7 +58,7 @@ def _segment(
         batch=batch,
         step_ms=hardware.step_ms(batch, k_max),
         accept_to=_accept(rng, k_max) if drift else None,
-        batch_to=int(min(16, batch + rng.integers(1, 5))) if wander else None,
+        batch_to=min(16, batch + int(rng.integers(1, 5))) if wander else None,
         growth=0.03,
         **common,  # type: ignore[arg-type]
     )

@@ -91,15 +91,17 @@ def survival(accept: Sequence[float]) -> list[float]:
 
 
 def _request_rates(rng: np.random.Generator, segment: Segment) -> Matrix:
-    mean = np.clip(np.array(segment.accept, dtype=float), 1e-4, 1 - 1e-4)
+    mean: Matrix = np.clip(np.array(segment.accept, dtype=float), 1e-4, 1 - 1e-4)
     if segment.concentration is None:
         return mean
     c = segment.concentration
     if not segment.shared:
-        return rng.beta(c * mean, c * (1 - mean))
+        rates: Matrix = rng.beta(c * mean, c * (1 - mean))
+        return rates
     # One normal draw moves all positions; its size matches the Beta's variance at each mean.
     shift = rng.standard_normal() / math.sqrt(c + 1)
-    return np.clip(mean + shift * np.sqrt(mean * (1 - mean)), 1e-4, 1 - 1e-4)
+    rates = np.clip(mean + shift * np.sqrt(mean * (1 - mean)), 1e-4, 1 - 1e-4)
+    return rates
 
 
 class _Pool:
@@ -142,7 +144,7 @@ def _expand_segment(run: Run, pool: _Pool, segment: Segment, index: int, rng: np
     base = np.array(segment.accept, dtype=float)
     for step in range(segment.steps):
         if segment.batch_to is not None and rng.random() < 0.1:
-            size = int(min(high, max(low, size + rng.integers(-1, 2))))
+            size = min(high, max(low, size + int(rng.integers(-1, 2))))
         alive = pool.step(segment, size)
         rates = np.array([r[1] for r in alive])
         if segment.accept_to is not None:

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..estimate import Acceptance, StepTimes
+from ..acceptance import Acceptance
+from ..fault import FAULT, FaultDetector
+from ..steptime import StepTimes
 from .base import Policy, check_step, usable
 
 
 class Adaptive(Policy):
-    """Moves K to whatever earns most.
+    """Maximises (requests + expected accepted drafts) / expected step time, over the grid.
+
+    Both factors are learnt online (`Acceptance`, `StepTimes`) and scored optimistically: a K gains
+    `TIME_BONUS` and `RATE_BONUS` standard deviations of what is not known about it, so it is tried while
+    trying can pay and left alone once it is known. K=0 shows nothing about acceptance, so there the drafter
+    is probed, one step at a time: the interval grows with the square root of how long nothing changed,
+    the balance of the price of a probe against that of a late discovery. A CUSUM over accepted minus
+    expected drafts notices a change of mix; what was learnt before it is then all but forgotten. A
+    `FaultDetector` turns speculation off for good when this engine has never accepted.
+
+    K changes are paid from a bucket of `BURST` changes that refills by `REFILL` per step: within any n
+    steps there are at most BURST + REFILL * n of them.
 
     Args:
-        prior: {"acceptance": [conditional rate per position], "step_ms": {batch: {k: ms}}}.
+        k_max, ks, k_min: see `Policy`.
+        prior: {"acceptance": [conditional rate per position], "step_ms": {batch: {k: ms}},
+            "weight": pseudo-drafts behind the rates}; published figures or an earlier sweep.
+        fault: whether to turn off for good on a broken drafter.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     name: ClassVar[str] = "adaptive"
     TIME_BONUS = 2.0
     RATE_BONUS = 0.5
     STICK = 1.003
-    PROBE = 6.0
-    STEADY = 300.0
-    DRIFT = 0.4
-    ALARM = 6.0
-    KEEP = 0.1
+    PROBE, STEADY = 6.0, 300.0
+    PROBE_MIN, PROBE_MAX = 8.0, 512.0
+    DRIFT, ALARM, KEEP = 0.4, 6.0, 0.1
     FOLLOW = 1.5
+    BURST, REFILL = 24.0, 0.25
+    REFRESH = 4
+    WEAK = 0.06
 
     def __init__(
         self,
@@ -34,62 +55,100 @@ class Adaptive(Policy):
         ks: Sequence[int] | None = None,
         k_min: int | None = None,
         prior: Mapping[str, Any] | None = None,
+        fault: bool = True,
     ) -> None:
+        self._pairs: tuple[tuple[int, int], ...] = ()
         super().__init__(k_max=k_max, ks=ks, k_min=k_min)
-        prior = prior or {}
-        self.acceptance = Acceptance(k_max, prior=prior.get("acceptance"))
-        self.times = StepTimes(self.ks, prior=prior.get("step_ms"))
+        rates, weight, step_ms = _prior(prior)
+        self.acceptance = Acceptance(k_max, prior=rates, prior_weight=weight)
+        self.times = StepTimes(self.ks, prior=step_ms)
+        self.faults = FaultDetector(weak=self.WEAK)
+        if not fault:
+            self.faults.verdict = "off"
+        self.mix_changes = 0
+        self._doubt = self.acceptance.doubt()
         self._k = -1
-        self._bonus = [1.0] * len(self.ks)
         self._countdown = 0
         self._up = self._down = 0.0
         self._idle = 0
         self._quiet = 0
         self._interval = 16.0
         self._since = 0
+        self._budget = self.BURST
+        self._why: tuple[str, int, list[float], list[float]] | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """"fault" once the drafter is broken, "healthy" once it has proved acceptance, else None."""
+        return self.faults.verdict
+
+    def set_bounds(self, k_min: int, k_max: int) -> None:
+        super().set_bounds(k_min, k_max)
+        self._pairs = tuple((self.ks.index(k), k) for k in self._allowed)
+
+    # -- deciding -----------------------------------------------------------------------------------
 
     def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
         if batch < 1:
             if batch < 0:
                 raise ValueError(f"batch must not be negative, got {batch}")
             batch = 1
+        if self.faults.verdict == FAULT:
+            self._why = None
+            return self._allowed[0]
         self._countdown -= 1
         if self._countdown <= 0:
-            self._countdown = 4
+            self._countdown = self.REFRESH
             self.acceptance.refresh()
             self._doubt = self.acceptance.doubt()
         curve = self.times.curve(batch)
         total = self.acceptance.totals(batch, requests)
-        ms, doubt, rate = curve.ms, curve.doubt, self._doubt
-        best, best_score = -1, 0.0
-        stay = self._k
-        index = self.times.index
-        tb, rb = self.TIME_BONUS, self.RATE_BONUS
-        for k in self._allowed:
-            i = index[k]
-            score = (batch + total[k]) / ms[i] * (1.0 + tb * doubt[i] + rb * rate[k])
+        k = self._best(batch, total, curve.ms, curve.doubt)
+        mode = "pays best"
+        if k == 0 and len(self._allowed) > 1:
+            probe = self._probe(curve.ms)
+            if probe:
+                k, mode = probe, "probes the drafter"
+        else:
+            self._quiet = 0
+        self._why = (mode, batch, total, curve.ms)
+        return self._pay(k)
+
+    def _best(self, batch: int, total: list[float], ms: list[float], doubt: list[float]) -> int:
+        best, best_score = self._allowed[0], -1.0
+        rate, stay = self._doubt, self._k
+        time_bonus, rate_bonus = self.TIME_BONUS, self.RATE_BONUS
+        for i, k in self._pairs:
+            score = (batch + total[k]) / ms[i] * (1.0 + time_bonus * doubt[i] + rate_bonus * rate[k])
             if k == stay:
                 score *= self.STICK
             if score > best_score:
                 best, best_score = k, score
-        if best == 0 and len(self._allowed) > 1:
-            return self._probe(batch, ms)
-        self._quiet = 0
-        self._k = best
         return best
 
-    def _probe(self, batch: int, ms: list[float]) -> int:
+    def _probe(self, ms: list[float]) -> int:
+        """At K=0: the K to draft with in this step, or 0 to stay quiet."""
         self._quiet += 1
-        self._k = 0
-        if self._up > self.FOLLOW or self._quiet >= self._interval:
-            self._quiet = 0
-            index = self.times.index
-            first = ms[index[self._allowed[1]]]
-            probe = max(k for k in self._allowed[1:] if ms[index[k]] <= 1.1 * first)
-            cost = max(0.02, 1.0 - ms[index[0]] / ms[index[probe]])
-            self._interval = min(512.0, max(8.0, (self.PROBE * cost * (self.STEADY + self._since)) ** 0.5))
-            return probe
-        return 0
+        if self._up <= self.FOLLOW and self._quiet < self._interval:
+            return 0
+        self._quiet = 0
+        first = ms[self._pairs[1][0]]
+        i, probe = max(pair for pair in self._pairs[1:] if ms[pair[0]] <= 1.1 * first)
+        cost = max(0.02, 1.0 - ms[self._pairs[0][0]] / ms[i])
+        interval = math.sqrt(self.PROBE * cost * (self.STEADY + self._since))
+        self._interval = min(self.PROBE_MAX, max(self.PROBE_MIN, interval))
+        return probe
+
+    def _pay(self, k: int) -> int:
+        self._budget = min(self.BURST, self._budget + self.REFILL)
+        if k != self._k and self._k in self._allowed:
+            if self._budget < 1.0:
+                return self._k
+            self._budget -= 1.0
+        self._k = k
+        return k
+
+    # -- learning -----------------------------------------------------------------------------------
 
     def observe(
         self,
@@ -102,31 +161,88 @@ class Adaptive(Policy):
         check_step(batch, k, accepted, requests)
         self._since += 1
         if usable(step_ms):
-            self.times.observe(max(batch, 1), k, step_ms)
+            self.times.observe(batch or 1, k, step_ms)
         if k and accepted:
+            if self.faults.verdict is None:
+                self.faults.observe(accepted, requests)
             surprise, variance = self.acceptance.observe(k, accepted, requests)
             self._watch(surprise, variance)
-            self._idle = 0
         elif k == 0:
             self._idle += 1
-            if self._idle % 32 == 0 and self.acceptance.weight > 6:
-                self.acceptance._fade(0.9)
+            if self._idle % 32 == 0 and self.acceptance.weight > 6.0:
+                self.acceptance.fade(0.9)
 
     def _watch(self, surprise: float, variance: float) -> None:
-        z = surprise / (variance + 0.05) ** 0.5
-        self._up = max(0.0, self._up + z - self.DRIFT)
-        self._down = max(0.0, self._down - z - self.DRIFT)
-        if self._up < 0.5 and self._down < 0.5:
-            self.acceptance.mark()
-        if self._up > self.ALARM or self._down > self.ALARM:
+        """Two-sided CUSUM over standardised surprise: has the mix changed?"""
+        z = surprise / math.sqrt(variance + 0.05)
+        up, down = self._up + z - self.DRIFT, self._down - z - self.DRIFT
+        self._up, self._down = up if up > 0.0 else 0.0, down if down > 0.0 else 0.0
+        if up > self.ALARM or down > self.ALARM:
             self._up = self._down = 0.0
             self._since = 0
             self._interval = 16.0
-            self.acceptance.forget(self.KEEP)
             self._countdown = 0
+            self.mix_changes += 1
+            self.acceptance.forget(self.KEEP)
+        elif up < 0.5 and down < 0.5:
+            self.acceptance.mark()
+
+    # -- telling ------------------------------------------------------------------------------------
+
+    def explain(self) -> str:
+        if self.faults.verdict == FAULT:
+            return f"K={self._allowed[0]}: {self.faults.explain()}"
+        if self._why is None:
+            return self._reason
+        mode, batch, total, ms = self._why
+        rates = {k: 1000.0 * (batch + total[k]) / ms[i] for i, k in self._pairs}
+        chosen = rates.get(self._k, 0.0)
+        other = max((k for k in rates if k != self._k), key=rates.__getitem__, default=None)
+        text = f"K={self._k} {mode} at batch {batch}: {chosen:.1f} tok/s expected"
+        if other is not None:
+            text += f", next best K={other} with {rates[other]:.1f}"
+        shown = " ".join(f"{rate:.2f}" for rate in self.acceptance.rates[:4])
+        return f"{text}; conditional acceptance {shown}" if shown else text
+
+    # -- state --------------------------------------------------------------------------------------
 
     def _export(self) -> dict[str, Any]:
-        return {}
+        return {
+            "acceptance": self.acceptance.export_state(),
+            "times": self.times.export_state(),
+            "faults": self.faults.export_state(),
+            "doubt": list(self._doubt),
+            "watch": [self._up, self._down, self._interval, self._budget],
+            "counters": [self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes],
+        }
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        return
+        self.acceptance.load_state(state["acceptance"])
+        self.times.load_state(state["times"])
+        self.faults.load_state(state["faults"])
+        self._doubt = [float(x) for x in state["doubt"]]
+        self._up, self._down, self._interval, self._budget = (float(x) for x in state["watch"])
+        counters = (int(x) for x in state["counters"])
+        self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes = counters
+        self._why = None
+        self._reason = "state was loaded, no step has been decided since"
+
+
+def _prior(
+    prior: Mapping[str, Any] | None,
+) -> tuple[list[float] | None, float, dict[int, dict[int, float]]]:
+    """The parts of a prior, with batch sizes and K as numbers (JSON makes them text)."""
+    known = dict(prior or {})
+    try:
+        rates = known.pop("acceptance", None)
+        weight = float(known.pop("weight", 8.0 if rates else 2.0))
+        times = {
+            int(batch): {int(k): float(ms) for k, ms in row.items()}
+            for batch, row in dict(known.pop("step_ms", {})).items()
+        }
+        found = None if rates is None else [float(rate) for rate in rates]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"prior is not of the expected form: {error}") from error
+    if known:
+        raise ValueError(f"prior has unknown parts: {', '.join(sorted(known))}")
+    return found, weight, times
