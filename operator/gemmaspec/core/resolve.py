@@ -26,6 +26,13 @@ from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Prior, Recipe, Recipes
 
 DEFAULT_PORT = 8000
+# A field of the recipe that means nothing beside another value of the field before it: a commit of another
+# repository, a drafter for another method.
+DEPENDENT = {
+    "model": (("target", "revision"),),
+    "speculative": (("method", "drafter"),),
+    "speculative.drafter": (("model", "revision"),),
+}
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 # Total memory of a GB10 node as its kernel reports it; `nvidia.com/gpu.memory` is absent there.
 GB10_MEMORY_GIB = 121.7
@@ -87,19 +94,8 @@ class Resolved:
 
 def parse_version(text: str) -> tuple[int, ...]:
     """The leading numbers of a version: ``0.28.1rc2+cu130`` gives ``(0, 28, 1)``."""
-    numbers: list[int] = []
-    for part in text.split("."):
-        digits = ""
-        for character in part:
-            if not character.isdigit():
-                break
-            digits += character
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers)
+    found = re.match(r"[0-9]+(\.[0-9]+)*", text)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
 
 
 def resolve(spec: Mapping[str, Any], recipes: Recipes) -> Resolved:
@@ -150,14 +146,10 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any], path: str = "") -> 
             merged[key] = _without(below, {flags.flag_of(token) for token in value}) + list(value)
         else:
             merged[key] = value
-    if not path and _turned_off(top):
-        merged["speculative"] = {k: v for k, v in merged["speculative"].items() if k != "drafter"}
+    for owner, dependent in DEPENDENT.get(path, ()):
+        if dependent in base and dependent not in top and owner in top and top[owner] != base.get(owner):
+            del merged[dependent]
     return merged
-
-
-def _turned_off(top: Mapping[str, Any]) -> bool:
-    method = (top.get("speculative") or {}).get("method")
-    return method in (Method.OFF, Method.NGRAM, Method.SUFFIX)
 
 
 def _without(tokens: list[str], names: set[str]) -> list[str]:
@@ -239,6 +231,22 @@ def _contradictions(spec: GemmaSpecDeploySpec) -> list[Problem]:
                 "InvalidSpec",
                 "spec.speculative.k",
                 f"{speculative.k} is above control.kMax {control.k_max}; lower k or raise control.kMax",
+            )
+        )
+    if control.k_min > control.k_max:
+        problems.append(
+            Problem(
+                "InvalidSpec",
+                "spec.speculative.control.kMin",
+                f"{control.k_min} is above control.kMax {control.k_max}; lower kMin or raise control.kMax",
+            )
+        )
+    if speculative and speculative.k and speculative.k < control.k_min:
+        problems.append(
+            Problem(
+                "InvalidSpec",
+                "spec.speculative.k",
+                f"{speculative.k} is below control.kMin {control.k_min}; raise k or lower control.kMin",
             )
         )
     if speculative and speculative.k and speculative.method is None:
