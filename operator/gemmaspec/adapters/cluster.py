@@ -84,11 +84,12 @@ class Cluster:
         metadata = {**body["metadata"], "uid": uid, "resourceVersion": resource_version}
         return await self._apply(self._path(body), {**body, "metadata": metadata})
 
-    async def strip(
+    async def patch(
         self, body: Mapping[str, Any], patch: Mapping[str, Any], uid: str, resource_version: str
     ) -> dict[str, Any]:
         """Strategic-merge patch over the very object that was observed."""
-        guarded = {**patch, "metadata": {"uid": uid, "resourceVersion": resource_version}}
+        metadata = {**patch.get("metadata", {}), "uid": uid, "resourceVersion": resource_version}
+        guarded = {**patch, "metadata": metadata}
         kind = "application/strategic-merge-patch+json"
         return await self._write("PATCH", self._path(body), guarded, kind, {"fieldManager": FIELD_MANAGER})
 

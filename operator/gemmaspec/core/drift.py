@@ -1,8 +1,9 @@
 """Drift: how an observed child differs from the planned one.
 
 Server-side apply restores what we set, but keeps what others added: an environment variable added by
-``kubectl set env`` stays. Fields that another manager owns inside ``spec`` are therefore found in
-``managedFields`` and removed by a strategic-merge patch.
+``kubectl set env`` stays. Fields of ``spec`` that only others own are therefore found in ``managedFields``, and a
+spec that holds any is replaced as a whole: field by field there would be states that the API server refuses on
+the way (a Service without ports, an update strategy with another's parameters).
 """
 
 from __future__ import annotations
@@ -13,24 +14,39 @@ from typing import Any
 
 Path = tuple[str, ...]
 
-# Who may own fields of a child's spec beside us: nobody. (Status and the scale of a Deployment are subresources
-# with entries of their own; `kubectl scale` writes spec.replicas, which the comparison of values repairs.)
 _OURS = "gemmaspec"
-# Lists of objects below a pod template merge by these keys; other lists are replaced as a whole.
-_MERGE_KEYS = ("name", "containerPort", "mountPath", "key", "ip", "topologyKey", "port", "uid", "devicePath")
+# Labels and annotations that we set once and no longer plan go away; those of others are theirs to keep.
+_OUR_METADATA = (("f:metadata", "f:labels"), ("f:metadata", "f:annotations"))
 
 
-def foreign_paths(managed_fields: Iterable[Mapping[str, Any]]) -> tuple[Path, ...]:
-    """Paths below ``spec`` or ``data`` that managers other than us own, in managedFields' own notation."""
-    found: set[Path] = set()
+def unplanned_paths(managed_fields: Iterable[Mapping[str, Any]]) -> tuple[Path, ...]:
+    """Paths that are drift unless the plan holds them, in managedFields' own notation.
+
+    They are fields of ``spec`` that other managers own and we do not (status and scale are subresources with entries
+    of their own; the comparison of values repairs a scaled Deployment), and labels and annotations of our own.
+    """
+    ours: set[Path] = set()
+    others: set[Path] = set()
+    labels: set[Path] = set()
     for entry in managed_fields:
-        if entry.get("manager") == _OURS or entry.get("subresource"):
-            continue
         fields = entry.get("fieldsV1", {})
-        for root in ("f:spec", "f:data"):
-            if root in fields:
-                found.update(_leaves(fields[root], (root,)))
-    return tuple(sorted(found))
+        if entry.get("manager") != _OURS:
+            if not entry.get("subresource"):
+                others.update(_below(fields, ("f:spec",)))
+            continue
+        ours.update(_below(fields, ("f:spec",)))
+        for path in _OUR_METADATA:
+            labels.update(_below(fields, path))
+    return tuple(sorted((others - ours) | labels))
+
+
+def _below(fields: Mapping[str, Any], path: Path) -> Iterable[Path]:
+    node: Any = fields
+    for step in path:
+        node = node.get(step)
+        if node is None:
+            return ()
+    return _leaves(node, path)
 
 
 def _leaves(node: Mapping[str, Any], path: Path) -> Iterable[Path]:
@@ -82,54 +98,36 @@ def _numeric(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
 
 
-def removal_patch(planned: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any] | None:
-    """Strategic-merge patch that removes the foreign ``paths`` which the plan does not hold itself.
+def reset_patch(planned: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any] | None:
+    """Strategic-merge patch that takes back what stands at ``paths`` and is not planned; None where all is.
 
-    None where nothing is to be removed: a path that the plan sets as well is restored by applying the plan.
+    A planned path that another manager owns is no drift of its own: the comparison of values judges it.
     """
     patch: dict[str, Any] = {}
     for path in paths:
-        _remove(patch, planned, path)
+        if _holds(planned, path):
+            continue
+        if path[0] == "f:spec":
+            patch["spec"] = {**planned["spec"], "$patch": "replace"}
+        elif len(path) == 3:
+            kind, key = path[1].removeprefix("f:"), path[2].removeprefix("f:")
+            patch.setdefault("metadata", {}).setdefault(kind, {})[key] = None
     return patch or None
 
 
-def _remove(patch: dict[str, Any], planned: Any, path: Path) -> None:
-    step, rest = path[0], path[1:]
-    if not step.startswith("f:"):
-        return
-    name = step[2:]
-    inside = planned.get(name) if isinstance(planned, Mapping) else None
-    if not rest:
-        if inside is None:
-            patch[name] = None
-        return
-    if rest[0].startswith("k:"):
-        _remove_item(patch, name, inside or [], rest)
-    elif rest[0].startswith("v:"):
-        value = json.loads(rest[0][2:])
-        if value not in (inside or []):
-            patch.setdefault(f"$deleteFromPrimitiveList/{name}", []).append(value)
-    elif inside is None:
-        patch[name] = None
-    else:
-        child = patch.get(name) or {}
-        _remove(child, inside, rest)
-        if child:
-            patch[name] = child
-
-
-def _remove_item(patch: dict[str, Any], name: str, planned: list[Any], rest: Path) -> None:
-    key = json.loads(rest[0][2:])
-    ours = next((item for item in planned if all(item.get(k) == v for k, v in key.items())), None)
-    if ours is None:
-        patch.setdefault(name, []).append({**key, "$patch": "delete"})
-        return
-    if not rest[1:]:
-        return
-    items = patch.get(name, [])
-    entry = next((item for item in items if all(item.get(k) == v for k, v in key.items())), None)
-    fresh = dict(key) if entry is None else entry
-    size = len(fresh)
-    _remove(fresh, ours, rest[1:])
-    if entry is None and len(fresh) > size:
-        patch[name] = [*items, fresh]
+def _holds(planned: Any, path: Path) -> bool:
+    """Whether the plan has a value at the path."""
+    node = planned
+    for step in path:
+        if step.startswith("f:") and isinstance(node, Mapping):
+            node = node.get(step[2:])
+        elif step.startswith("k:") and isinstance(node, list):
+            key = json.loads(step[2:])
+            node = next((item for item in node if all(item.get(name) == value for name, value in key.items())), None)
+        elif step.startswith("v:") and isinstance(node, list):
+            return json.loads(step[2:]) in node
+        else:
+            return False
+        if node is None:
+            return False
+    return True

@@ -13,7 +13,7 @@ from gemmaspec.core.plan import Owner
 
 @dataclass(frozen=True)
 class Child:
-    """An object that carries our label. ``foreign`` are spec paths that another field manager owns."""
+    """An object that is ours by label or owner. ``unplanned``: see :func:`gemmaspec.core.drift.unplanned_paths`."""
 
     kind: str
     name: str
@@ -21,7 +21,7 @@ class Child:
     resource_version: str
     owner_uid: str | None
     body: Mapping[str, Any]
-    foreign: tuple[tuple[str, ...], ...] = ()
+    unplanned: tuple[tuple[str, ...], ...] = ()
 
     @property
     def revision(self) -> str | None:

@@ -6,7 +6,7 @@ Order matters for crashes. A decision that carries state (K moved, a drafter pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from gemmaspec.core import control, drift, memory, names, rollout, status
 from gemmaspec.core.acceptance import lifetime, window
 from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
-from gemmaspec.core.observation import Child, Observation, Pod
+from gemmaspec.core.observation import Child, Observation, Pod, Sample
 from gemmaspec.core.plan import Plan, engine_identity, plan
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Recipes
@@ -49,8 +49,8 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Remove fields that others added to a child of ours."""
+class Reset:
+    """Take back what others added to a child of ours, and what we set there once and no longer plan."""
 
     patch: Mapping[str, Any]
     child: Child
@@ -63,7 +63,7 @@ class Delete:
     child: Child
 
 
-Action = Create | Apply | Strip | Delete
+Action = Create | Apply | Reset | Delete
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,22 @@ def _evidence(observation: Observation, resolved: Resolved, state: control.Contr
     series = {pod.uid: observation.samples.get(pod.uid, ()) for pod in current if pod.ready}
     ready = [pod for pod in current if pod.ready]
     began = max((pod.ready_at or 0.0 for pod in ready), default=0.0)
-    half = resolved.control.window_seconds / 2
-    since = max(observation.now - resolved.control.window_seconds, state.changed_at or 0.0, began)
+    began = max(began, state.changed_at or 0.0)
+    seconds, pair = resolved.control.window_seconds, _latest_pair(series.values())
     ever, finished = lifetime(state.effective, series)
     return Evidence(
-        recent=window(state.effective, series.values(), since),
-        newest=window(state.effective, series.values(), max(since, observation.now - half)),
+        recent=window(state.effective, series.values(), max(began, min(observation.now - seconds, pair))),
+        newest=window(state.effective, series.values(), max(began, min(observation.now - seconds / 2, pair))),
         ever=ever,
         requests_finished=finished,
         settled=0 < resolved.spec.replicas == len(ready) == sum(1 for pod in observation.pods if pod.occupies),
         boot_seconds=_boot_seconds(ready),
     )
+
+
+def _latest_pair(series: Iterable[Sequence[Sample]]) -> float:
+    """When the last two samples begin: a window shorter than the pause between two scrapes would see nothing."""
+    return max((samples[-2].time for samples in series if len(samples) > 1), default=0.0)
 
 
 def _boot_seconds(ready: Sequence[Pod]) -> float | None:
@@ -214,9 +219,9 @@ def _ensure(observation: Observation, body: Mapping[str, Any]) -> list[Action]:
     child = observation.child(body["kind"], body["metadata"]["name"])
     if child is None:
         return [Create(body)]
-    patch = drift.removal_patch(body, child.foreign)
+    patch = drift.reset_patch(body, child.unplanned)
     if patch is not None:
-        return [Strip(patch, child)]  # its watch event brings the next pass, which compares values
+        return [Reset(patch, child)]  # its watch event brings the next pass, which compares values
     # The data of an immutable ConfigMap can't drift, and is not kept in the cache.
     left_out = ("apiVersion", "kind", "data") if body.get("immutable") else ("apiVersion", "kind")
     planned = {key: value for key, value in body.items() if key not in left_out}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -34,7 +34,7 @@ class Stored:
     resource_version: str
     owner_name: str
     owner_uid: str | None
-    foreign: tuple[tuple[str, ...], ...]
+    unplanned: tuple[tuple[str, ...], ...]
     packed: bytes
 
     @property
@@ -56,7 +56,7 @@ class Stored:
             resource_version=self.resource_version,
             owner_uid=self.owner_uid,
             body=self.body,
-            foreign=self.foreign,
+            unplanned=self.unplanned,
         )
 
 
@@ -70,11 +70,19 @@ def store(kind: str, body: Mapping[str, Any]) -> Stored:
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=str(metadata.get("resourceVersion", "")),
-        owner_name=metadata.get("labels", {}).get(names.OWNER_LABEL, ""),
+        owner_name=owner_of(body),
         owner_uid=owner["uid"] if owner else None,
-        foreign=() if kind == identity.KIND else drift.foreign_paths(metadata.get("managedFields", ())),
+        unplanned=() if kind == identity.KIND else drift.unplanned_paths(metadata.get("managedFields", ())),
         packed=zlib.compress(orjson.dumps(_trimmed(kind, body)), 1),
     )
+
+
+def owner_of(body: Mapping[str, Any]) -> str:
+    """Name of the resource that the object belongs to: by its controller, whose name outlives an edited label."""
+    controller = controller_of(body)
+    if controller is not None and controller["kind"] == identity.KIND:
+        return str(controller["name"])
+    return str(body["metadata"].get("labels", {}).get(names.OWNER_LABEL, ""))
 
 
 def controller_of(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -106,6 +114,7 @@ class Cache:
         self._pods = pods
         self._written: dict[tuple[str, str, str], tuple[float, Stored]] = {}
         self._deleted: dict[str, float] = {}
+        self._settled: dict[str, str] = {}
 
     def resource(self, namespace: str, name: str) -> Resource | None:
         """The custom resource, or None."""
@@ -136,7 +145,11 @@ class Cache:
             elif kind != identity.KIND and (space, stored.owner_name) == (namespace, name):
                 found.setdefault((kind, child), stored)
         newest = [self._newer(stored) for stored in found.values()]
-        return tuple(stored.child() for stored in newest if not self._is_deleted(stored, now))
+        return tuple(self._child(stored) for stored in newest if not self._is_deleted(stored, now))
+
+    def _child(self, stored: Stored) -> Child:
+        child = stored.child()
+        return replace(child, unplanned=()) if self._settled.get(stored.uid) == stored.resource_version else child
 
     def pods(self, namespace: str, name: str) -> tuple[Pod, ...]:
         """Engine pods of the resource."""
@@ -151,9 +164,14 @@ class Cache:
         """Remember that we deleted this object."""
         self._deleted[uid] = time.monotonic()
 
+    def settle(self, uid: str, resource_version: str) -> None:
+        """A reset of this very object changed nothing: what others own of it are the values of its defaults."""
+        self._settled[uid] = resource_version
+
     def forget(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """The watch told that the object is gone."""
         self._deleted.pop(uid, None)
+        self._settled.pop(uid, None)
         written = self._written.get((kind, namespace, name))
         if written is not None and written[1].uid == uid:
             del self._written[kind, namespace, name]

@@ -22,7 +22,7 @@ from gemmaspec.core.reconcile import Settings
 from gemmaspec.core.resolve import DEFAULT_PORT
 from gemmaspec.recipes import load
 from gemmaspec.runtime import metrics
-from gemmaspec.runtime.cache import Cache, Stored, reduce_pod, store
+from gemmaspec.runtime.cache import Cache, Stored, owner_of, reduce_pod, store
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
@@ -143,7 +143,7 @@ def _child(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, s
         metadata = body["metadata"]
         if event["type"] == "DELETED" and operator.cache is not None:
             operator.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
-        _wake_owner(operator, metadata)
+        operator.queue.wake((metadata["namespace"], owner_of(body)))
 
 
 def _pods(found: kopf.OperatorRegistry, operator: Operator) -> None:

@@ -14,7 +14,7 @@ from gemmaspec.core import moment, status
 from gemmaspec.core.acceptance import window
 from gemmaspec.core.observation import Foreign, Observation, Pod, Resource, Sample
 from gemmaspec.core.problem import Problem
-from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Settings, Strip, reconcile
+from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Reset, Settings, reconcile
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache, controller_of
 from gemmaspec.runtime.queue import Key, WakeQueue
@@ -115,11 +115,13 @@ class Worker:
                 metrics.WRITES.labels(child.kind).inc()
                 answer = await self._cluster.apply(body, child.uid, child.resource_version)
                 self._cache.wrote(child.kind, answer)
-            case Strip(patch, child):
+            case Reset(patch, child):
                 metrics.WRITES.labels(child.kind).inc()
                 body = {"kind": child.kind, "metadata": child.body["metadata"]}
-                answer = await self._cluster.strip(body, patch, child.uid, child.resource_version)
+                answer = await self._cluster.patch(body, patch, child.uid, child.resource_version)
                 self._cache.wrote(child.kind, answer)
+                if answer["metadata"]["resourceVersion"] == child.resource_version:
+                    self._cache.settle(child.uid, child.resource_version)
             case Delete(child):
                 metrics.WRITES.labels(child.kind).inc()
                 await self._cluster.delete(child.kind, key[0], child.name, child.uid)
