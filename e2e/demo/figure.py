@@ -18,13 +18,15 @@ DPI: Final = 160
 _POSITIONS: Final = ("#08306b", "#2171b5", "#6baed6", "#9ecae1", "#c6dbef", "#deebf7", "#bdbdbd", "#969696")
 _SPEED: Final = "#222222"
 _K: Final = "#b2182b"
+_NO_DRAFTS: Final = "K = 0:\nno drafts"
 _TEXTS: Final = {
-    "code": ("#eaf5ea", "good traffic (regular text)"),
-    "prose": ("#fdf0e1", "bad traffic (hard to draft)"),
+    "code": ("#eaf5ea", "good traffic\n(regular text)"),
+    "prose": ("#fdf0e1", "bad traffic\n(hard to draft)"),
 }
 _GAP: Final = "#d9d9d9"
+_GAP_NAMED: Final = 8.0  # seconds without an engine that deserve words
 _SMOOTH: Final = 3  # points
-_MARGIN: Final = 4.0  # seconds shown before the first traffic
+_MARGIN: Final = 1.0  # seconds shown before the first traffic
 
 
 def write(record: Record, folder: Path) -> None:
@@ -47,10 +49,12 @@ def draw(record: Record) -> Figure:
         _decisions(axes, record.marks, zero)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, points[-1].time - zero)
+        axes.margins(x=0)
     _speed(upper, points, record.phases, zero)
     _acceptance(middle, points, zero)
     _k(lower, points, zero)
     _name_traffic(upper, points, zero)
+    _name_decisions(upper, record.marks, zero)
     picture.suptitle(title(record), x=0.01, ha="left", fontsize=13, fontweight="bold")
     picture.supxlabel(subtitle(record), x=0.01, ha="left", fontsize=8, color="#666666")
     picture.align_ylabels()
@@ -117,20 +121,29 @@ def _shade(axes: Axes, points: Sequence[Point], zero: float) -> None:
 def _decisions(axes: Axes, marks: Sequence[Mark], zero: float) -> None:
     for mark in marks:
         if mark.kind == "decision":
-            axes.axvline(mark.time - zero, color=_K, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+            axes.axvline(mark.time - zero, color=_K, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
 
 
 def _name_traffic(axes: Axes, points: Sequence[Point], zero: float) -> None:
+    """Words over the stretches; a kind of traffic is named where it first flows."""
     top = axes.get_ylim()[1]
-    named = set()
+    named: set[object] = set()
     for text, begin, _ in _spans(points, "text"):
         if text in _TEXTS and text not in named:
             named.add(text)
-            axes.text(begin - zero + 1, top * 0.985, _TEXTS[str(text)][1], va="top", fontsize=9, color="#555555")
-    gaps = [(begin, end) for serving, begin, end in _spans(points, "serving") if not serving and end - begin > 5]
-    for begin, end in gaps:
-        words = f"engine restarts\n({end - begin:.0f} s)"
-        axes.text((begin + end) / 2 - zero, top * 0.5, words, ha="center", va="center", fontsize=9, color="#555555")
+            words = _TEXTS[str(text)][1]
+            axes.text(begin - zero + 0.6, top * 0.98, words, va="top", fontsize=9, color="#555555", linespacing=1.1)
+    for serving, begin, end in _spans(points, "serving"):
+        if not serving and end - begin > _GAP_NAMED:
+            words = f"the engine restarts\n({end - begin:.0f} s)"
+            axes.text((begin + end) / 2 - zero, top * 0.5, words, ha="center", va="center", fontsize=9, color="#555555")
+
+
+def _name_decisions(axes: Axes, marks: Sequence[Mark], zero: float) -> None:
+    top = axes.get_ylim()[1]
+    for mark in marks:
+        if mark.kind == "decision":
+            axes.text(mark.time - zero + 0.8, top * 0.86, mark.text, va="top", fontsize=9, fontweight="bold", color=_K)
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -165,24 +178,20 @@ def _speed(axes: Axes, points: Sequence[Point], phases: Sequence[Phase], zero: f
 
 def _acceptance(axes: Axes, points: Sequence[Point], zero: float) -> None:
     most = max((len(point.accepted) for point in points), default=0)
+    times = [point.time - zero for point in points]
     for position in range(most):
         rates = [100 * p.accepted[position] if position < len(p.accepted) else float("nan") for p in points]
-        times = [point.time - zero for point in points]
         colour = _POSITIONS[min(position, len(_POSITIONS) - 1)]
-        axes.plot(times, rates, color=colour, linewidth=1.8, zorder=4, label=str(position))
+        axes.plot(times, rates, color=colour, linewidth=1.8, zorder=4, label=f"position {position}")
     axes.set_ylim(0, 104)
     axes.set_yticks([0, 25, 50, 75, 100])
     axes.set_ylabel("drafts accepted up\nto position i (%)")
+    for k, begin, end in _spans([point for point in points if point.serving], "engine_k"):
+        if k == 0 and end - begin > _GAP_NAMED:
+            at = (begin + end) / 2 - zero
+            axes.text(at, 50, _NO_DRAFTS, ha="center", va="center", fontsize=9, color="#555555")
     if most:
-        axes.legend(
-            title="position i",
-            ncols=most,
-            loc="center right",
-            frameon=True,
-            framealpha=0.9,
-            fontsize=9,
-            title_fontsize=9,
-        )
+        axes.legend(loc="center", ncols=1, frameon=True, framealpha=0.9, fontsize=9, labelspacing=0.3)
 
 
 def _k(axes: Axes, points: Sequence[Point], zero: float) -> None:
