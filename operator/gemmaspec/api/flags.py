@@ -54,7 +54,6 @@ ALLOWED: Final[frozenset[str]] = frozenset(
         "--chat-template-content-format",
         "--compilation-config",
         "--cudagraph-capture-sizes",
-        "--disable-log-stats",
         "--enable-flashinfer-autotune",
         "--no-enable-flashinfer-autotune",
         "--enable-force-include-usage",
