@@ -70,9 +70,7 @@ def play(policy: Policy, run: Run, *, ids: bool = True, lag: int = 0) -> Outcome
     return _outcome(best, tokens, time, chosen)
 
 
-def _outcome(
-    best: list[tuple[int, float]], tokens: list[float], time: list[float], chosen: list[int]
-) -> Outcome:
+def _outcome(best: list[tuple[int, float]], tokens: list[float], time: list[float], chosen: list[int]) -> Outcome:
     ideal = [t / rate for t, (_, rate) in zip(tokens, best, strict=True)]
     phases = [a / b if b else 1.0 for a, b in zip(ideal, time, strict=True)]
     changes = sum(1 for a, b in pairwise(chosen) if a != b)

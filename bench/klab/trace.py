@@ -100,8 +100,8 @@ def _request_rates(rng: np.random.Generator, segment: Segment) -> Matrix:
         return rates
     # One normal draw moves all positions; its size matches the Beta's variance at each mean.
     shift = rng.standard_normal() / math.sqrt(c + 1)
-    rates = np.clip(mean + shift * np.sqrt(mean * (1 - mean)), 1e-4, 1 - 1e-4)
-    return rates
+    moved: Matrix = mean + shift * np.sqrt(mean * (1 - mean))
+    return moved.clip(1e-4, 1 - 1e-4)
 
 
 class _Pool:

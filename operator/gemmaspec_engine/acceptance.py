@@ -66,9 +66,7 @@ class Acceptance:
     ANONYMOUS_STEPS = 48.0
     ANONYMOUS_WEIGHT = 0.25
 
-    def __init__(
-        self, positions: int, *, prior: Sequence[float] | None = None, prior_weight: float = 2.0
-    ) -> None:
+    def __init__(self, positions: int, *, prior: Sequence[float] | None = None, prior_weight: float = 2.0) -> None:
         if not prior_weight > 0.0:
             raise ValueError(f"prior_weight must be above zero, got {prior_weight!r}")
         self.positions = positions
@@ -126,9 +124,7 @@ class Acceptance:
 
     # -- learning -----------------------------------------------------------------------------------
 
-    def observe(
-        self, k: int, accepted: Sequence[int], requests: Sequence[Hashable] = ()
-    ) -> tuple[float, float]:
+    def observe(self, k: int, accepted: Sequence[int], requests: Sequence[Hashable] = ()) -> tuple[float, float]:
         """Take in one step of K = `k`.
 
         Returns:

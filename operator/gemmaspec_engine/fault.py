@@ -26,7 +26,8 @@ class FaultDetector:
     - for "it works" against a rate of at most `LIMIT`; reaching ln(1 / WRONG_PROOF) proves acceptance,
       and from then on no drop is ever called a fault.
 
-    A fault also needs drafts from at least `REQUESTS` requests, no more than `LIMIT` of them accepted. Either verdict is final for the engine.
+    A fault also needs drafts from at least `REQUESTS` requests, no more than `LIMIT` of them accepted.
+    Either verdict is final for the engine.
 
     Args:
         false_alarm: probability of ever calling a healthy engine faulty.
@@ -202,9 +203,7 @@ class MixDetector:
     SHIFTS = (-2.5, -1.6, -1.0, -0.6, 0.6, 1.0, 1.6, 2.5)
     OPEN = 256
 
-    def __init__(
-        self, mean: float, *, concentration: float = 20.0, false_alarm_drafts: float = 1e6
-    ) -> None:
+    def __init__(self, mean: float, *, concentration: float = 20.0, false_alarm_drafts: float = 1e6) -> None:
         if not 0.0 < mean < 1.0:
             raise ValueError(f"mean must lie between 0 and 1, got {mean!r}")
         if not concentration > 0.0 or not false_alarm_drafts > 1.0:

@@ -265,9 +265,7 @@ class StepTimes:
         self._predict(curve, scale, cells, (c / det, -2.0 * b / det, a / det))
         curve.due = 8
 
-    def _predict(
-        self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]
-    ) -> None:
+    def _predict(self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]) -> None:
         """Fill `ms` and `doubt`: cells from their own mean, gaps from the fit and their neighbours."""
         noise2, growth2 = self.noise * self.noise, self.GROWTH * self.GROWTH
         unsure, count, x = curve.unsure, curve.count, self._x
@@ -295,8 +293,7 @@ class StepTimes:
     def export_state(self) -> dict[str, Any]:
         """Everything learnt, as JSON can hold it."""
         rows = [
-            [b, c.age, c.due, c.count, c.mean, c.seen, c.shape, c.unsure, c.ms, c.doubt]
-            for b, c in self.curves.items()
+            [b, c.age, c.due, c.count, c.mean, c.seen, c.shape, c.unsure, c.ms, c.doubt] for b, c in self.curves.items()
         ]
         watch = [self._up, self._down, list(self._recent), self._last]
         return {"noise": self.noise, "watch": watch, "curves": [[_copy(x) for x in row] for row in rows]}
@@ -311,9 +308,7 @@ class StepTimes:
         for batch, age, due, *lists in state["curves"]:
             curve = _Curve(len(self.ks))
             curve.age, curve.due = int(age), int(due)
-            for name, values in zip(
-                ("count", "mean", "seen", "shape", "unsure", "ms", "doubt"), lists, strict=True
-            ):
+            for name, values in zip(("count", "mean", "seen", "shape", "unsure", "ms", "doubt"), lists, strict=True):
                 if len(values) != len(self.ks) and not (name == "unsure" and not values):
                     raise ValueError(f"state has {len(values)} step times where {len(self.ks)} belong")
                 setattr(curve, name, list(values))

@@ -6,10 +6,11 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..acceptance import Acceptance
-from ..fault import FAULT, FaultDetector
-from ..steptime import StepTimes
-from .base import Policy, check_step, usable
+from gemmaspec_engine.acceptance import Acceptance
+from gemmaspec_engine.fault import FAULT, FaultDetector
+from gemmaspec_engine.steptime import StepTimes
+
+from .base import Policy, read_prior, usable
 
 
 class Adaptive(Policy):
@@ -59,7 +60,7 @@ class Adaptive(Policy):
     ) -> None:
         self._pairs: tuple[tuple[int, int], ...] = ()
         super().__init__(k_max=k_max, ks=ks, k_min=k_min)
-        rates, weight, step_ms = _prior(prior)
+        rates, weight, step_ms = read_prior(prior)
         self.acceptance = Acceptance(k_max, prior=rates, prior_weight=weight)
         self.times = StepTimes(self.ks, prior=step_ms)
         self.faults = FaultDetector(weak=self.WEAK)
@@ -79,20 +80,17 @@ class Adaptive(Policy):
 
     @property
     def verdict(self) -> str | None:
-        """"fault" once the drafter is broken, "healthy" once it has proved acceptance, else None."""
+        """ "fault" once the drafter is broken, "healthy" once it has proved acceptance, else None."""
         return self.faults.verdict
 
     def set_bounds(self, k_min: int, k_max: int) -> None:
+        """See `Policy.set_bounds`."""
         super().set_bounds(k_min, k_max)
         self._pairs = tuple((self.ks.index(k), k) for k in self._allowed)
 
     # -- deciding -----------------------------------------------------------------------------------
 
-    def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
-        if batch < 1:
-            if batch < 0:
-                raise ValueError(f"batch must not be negative, got {batch}")
-            batch = 1
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
         if self.faults.verdict == FAULT:
             self._why = None
             return self._allowed[0]
@@ -150,18 +148,12 @@ class Adaptive(Policy):
 
     # -- learning -----------------------------------------------------------------------------------
 
-    def observe(
-        self,
-        batch: int,
-        k: int,
-        accepted: Sequence[int],
-        step_ms: float,
-        requests: Sequence[Hashable] = (),
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        check_step(batch, k, accepted, requests)
         self._since += 1
         if usable(step_ms):
-            self.times.observe(batch or 1, k, step_ms)
+            self.times.observe(batch, k, step_ms)
         if k and accepted:
             if self.faults.verdict is None:
                 self.faults.observe(accepted, requests)
@@ -190,6 +182,7 @@ class Adaptive(Policy):
     # -- telling ------------------------------------------------------------------------------------
 
     def explain(self) -> str:
+        """See `Policy.explain`."""
         if self.faults.verdict == FAULT:
             return f"K={self._allowed[0]}: {self.faults.explain()}"
         if self._why is None:
@@ -226,23 +219,3 @@ class Adaptive(Policy):
         self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes = counters
         self._why = None
         self._reason = "state was loaded, no step has been decided since"
-
-
-def _prior(
-    prior: Mapping[str, Any] | None,
-) -> tuple[list[float] | None, float, dict[int, dict[int, float]]]:
-    """The parts of a prior, with batch sizes and K as numbers (JSON makes them text)."""
-    known = dict(prior or {})
-    try:
-        rates = known.pop("acceptance", None)
-        weight = float(known.pop("weight", 8.0 if rates else 2.0))
-        times = {
-            int(batch): {int(k): float(ms) for k, ms in row.items()}
-            for batch, row in dict(known.pop("step_ms", {})).items()
-        }
-        found = None if rates is None else [float(rate) for rate in rates]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"prior is not of the expected form: {error}") from error
-    if known:
-        raise ValueError(f"prior has unknown parts: {', '.join(sorted(known))}")
-    return found, weight, times

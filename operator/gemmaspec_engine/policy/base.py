@@ -41,7 +41,6 @@ class Policy(ABC):
         self._allowed: tuple[int, ...] = ()
         self.set_bounds(self.ks[0] if k_min is None else k_min, k_max)
 
-    @abstractmethod
     def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
         """K for the next step.
 
@@ -52,8 +51,12 @@ class Policy(ABC):
         Raises:
             ValueError: `batch` is negative.
         """
+        if batch < 1:
+            if batch < 0:
+                raise ValueError(f"batch must not be negative, got {batch}")
+            batch = 1
+        return self._choose(batch, requests)
 
-    @abstractmethod
     def observe(
         self,
         batch: int,
@@ -75,6 +78,24 @@ class Policy(ABC):
             ValueError: ids and counts differ in number, `k` or `batch` is negative, or a count lies
                 outside 0..k.
         """
+        if batch < 0 or k < 0:
+            raise ValueError(f"batch and k must not be negative, got batch={batch}, k={k}")
+        if accepted:
+            if requests and len(requests) != len(accepted):
+                raise ValueError(f"{len(accepted)} accepted counts for {len(requests)} requests")
+            if max(accepted) > k or min(accepted) < 0:
+                raise ValueError(f"accepted counts must lie within 0..{k}, got {list(accepted)}")
+        self._observe(batch or 1, k, accepted, step_ms, requests)
+
+    @abstractmethod
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
+        """`choose` with a batch of at least 1."""
+
+    @abstractmethod
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
+    ) -> None:
+        """`observe` with checked arguments."""
 
     @property
     def k_min(self) -> int:
@@ -145,20 +166,6 @@ class Policy(ABC):
         return best
 
 
-def check_step(batch: int, k: int, accepted: Sequence[int], requests: Sequence[Hashable]) -> None:
-    """Reject a step report that contradicts itself.
-
-    Raises:
-        ValueError: see `Policy.observe`.
-    """
-    if batch < 0 or k < 0:
-        raise ValueError(f"batch and k must not be negative, got batch={batch}, k={k}")
-    if requests and len(requests) != len(accepted):
-        raise ValueError(f"{len(accepted)} accepted counts for {len(requests)} requests")
-    if accepted and (max(accepted) > k or min(accepted) < 0):
-        raise ValueError(f"accepted counts must lie within 0..{k}, got {list(accepted)}")
-
-
 def usable(step_ms: float) -> bool:
     """Whether a step time says something: finite and above zero."""
     return 0.0 < step_ms < math.inf
@@ -184,6 +191,30 @@ def whole(label: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{label} must be a whole number between {low} and {high}, got {value!r}")
     return value
+
+
+def read_prior(
+    prior: Mapping[str, Any] | None,
+) -> tuple[list[float] | None, float, dict[int, dict[int, float]]]:
+    """The parts of a prior, with batch sizes and K as numbers (JSON makes them text).
+
+    Raises:
+        ValueError: unknown parts, or parts of another form.
+    """
+    known = dict(prior or {})
+    try:
+        rates = known.pop("acceptance", None)
+        weight = float(known.pop("weight", 8.0 if rates else 2.0))
+        times = {
+            int(batch): {int(k): float(ms) for k, ms in row.items()}
+            for batch, row in dict(known.pop("step_ms", {})).items()
+        }
+        found = None if rates is None else [float(rate) for rate in rates]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"prior is not of the expected form: {error}") from error
+    if known:
+        raise ValueError(f"prior has unknown parts: {', '.join(sorted(known))}")
+    return found, weight, times
 
 
 def _grid(k_max: int, ks: Sequence[int] | None) -> tuple[int, ...]:

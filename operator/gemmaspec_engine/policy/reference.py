@@ -3,6 +3,7 @@
 Each one follows the published rule as closely as an engine with one K per step allows; where the
 original knows a single sequence and a step holds several requests, the docstring says what was done.
 """
+# ruff: noqa: ARG002  (one interface for all of them; most rules ignore part of what they are told)
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from .base import Policy, check_step, number, usable, whole
+from .base import Policy, number, usable, whole
 
 
 class Fixed(Policy):
@@ -25,22 +26,15 @@ class Fixed(Policy):
         super().__init__(k_max=k_max, ks=ks, k_min=k_min)
         self.k = k_max if k is None else whole("k", k, 0, k_max)
 
-    def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
-        if batch < 0:
-            raise ValueError(f"batch must not be negative, got {batch}")
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
         k = self._at_most(self.k)
         self._reason = f"K={k}: fixed at {self.k}"
         return k
 
-    def observe(
-        self,
-        batch: int,
-        k: int,
-        accepted: Sequence[int],
-        step_ms: float,
-        requests: Sequence[Hashable] = (),
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        check_step(batch, k, accepted, requests)
+        return
 
     def _export(self) -> dict[str, Any]:
         return {"k": self.k}
@@ -67,22 +61,14 @@ class HfHeuristic(Policy):
         self._floor = min((k for k in self.ks if k > 0), default=0)
         self._tokens = float(max(self._floor, min(whole("start", start, 1, 64), k_max)))
 
-    def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
-        if batch < 0:
-            raise ValueError(f"batch must not be negative, got {batch}")
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
         k = self._at_most(max(self._tokens, self._floor))
         self._reason = f"K={k}: the counter stands at {self._tokens:g} (+2 when all drafts pass, else -1)"
         return k
 
-    def observe(
-        self,
-        batch: int,
-        k: int,
-        accepted: Sequence[int],
-        step_ms: float,
-        requests: Sequence[Hashable] = (),
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        check_step(batch, k, accepted, requests)
         if k == 0 or not accepted:
             return
         full = sum(1 for count in accepted if count == k)
@@ -127,22 +113,14 @@ class EmaTiers(Policy):
         self._average = max(0.0, self._tiers[self._index] - 1.0)
         self._steps = 0
 
-    def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
-        if batch < 0:
-            raise ValueError(f"batch must not be negative, got {batch}")
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
         k = self._at_most(self._tiers[self._index])
         self._reason = f"K={k}: accepted drafts average {self._average:.2f}, tiers {self._tiers}"
         return k
 
-    def observe(
-        self,
-        batch: int,
-        k: int,
-        accepted: Sequence[int],
-        step_ms: float,
-        requests: Sequence[Hashable] = (),
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        check_step(batch, k, accepted, requests)
         if k == 0 or not accepted:
             return
         mean = sum(accepted) / len(accepted)
@@ -195,24 +173,16 @@ class ThresholdOff(Policy):
         self._sum = 0.0
         self._off = False
 
-    def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
-        if batch < 0:
-            raise ValueError(f"batch must not be negative, got {batch}")
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
         k = self._at_most(0 if self._off else self.k)
         rate = self._sum / len(self._rates) if self._rates else 0.0
         verdict = "off for good" if self._off else "on"
         self._reason = f"K={k}: {verdict}, acceptance {rate:.2f} over {len(self._rates)} steps"
         return k
 
-    def observe(
-        self,
-        batch: int,
-        k: int,
-        accepted: Sequence[int],
-        step_ms: float,
-        requests: Sequence[Hashable] = (),
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        check_step(batch, k, accepted, requests)
         if k == 0 or not accepted or self._off:
             return
         if len(self._rates) == self._window:
@@ -266,9 +236,7 @@ class Ucb(Policy):
             arms = self._arms[batch] = {k: [0.0, 0.0] for k in self.ks}
         return arms
 
-    def choose(self, batch: int, requests: Sequence[Hashable] = ()) -> int:
-        if batch < 0:
-            raise ValueError(f"batch must not be negative, got {batch}")
+    def _choose(self, batch: int, requests: Sequence[Hashable]) -> int:
         arms = self._batch(batch)
         total = sum(arms[k][0] for k in self._allowed)
         best_mean = max((arms[k][1] / arms[k][0] for k in self._allowed if arms[k][0] > 0), default=1.0)
@@ -282,15 +250,9 @@ class Ucb(Policy):
         self._reason = f"K={best}: upper bound {best_score:.3f} of the best mean after {total:.0f} steps"
         return best
 
-    def observe(
-        self,
-        batch: int,
-        k: int,
-        accepted: Sequence[int],
-        step_ms: float,
-        requests: Sequence[Hashable] = (),
+    def _observe(
+        self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        check_step(batch, k, accepted, requests)
         arms = self._batch(batch)
         if k not in arms or not usable(step_ms) or (k > 0 and not accepted):
             return
