@@ -26,6 +26,11 @@ UNKNOWN = Explanation("EngineFailed", "Read the engine's log (kubectl logs --pre
 # The first that matches wins, so what is special comes before what is general.
 _KNOWN = (
     Explanation(
+        "KVCacheTooLarge",
+        "Lower spec.memory.kvCacheBytes (--kv-cache-memory-bytes), or free memory on the node.",
+        ("requested memory for kv",),
+    ),
+    Explanation(
         "FreeMemoryTooLow",
         "Lower spec.memory.utilization to what fits, or free memory on the box: other GPU processes, and before "
         "vLLM 0.32 the page cache, count as used.",
@@ -74,6 +79,7 @@ _KNOWN = (
             "couldn't connect to .*(hugging|load)",
             "does not appear to have a file named",
             "Cannot find any model weights",
+            "Couldn't instantiate the backend tokenizer",
         ),
     ),
     Explanation(
@@ -160,6 +166,8 @@ _KNOWN = (
             "cannot be multiplied",
             "There is no module or parameter named",
             "must match the size of tensor",
+            "exceeds dimension size",
+            r"AssertionError.*\b(shape|size)\b",
         ),
     ),
     Explanation(

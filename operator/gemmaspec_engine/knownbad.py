@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemmaspec_engine.configs import quantization, text
+from gemmaspec_engine.configs import layers, quantization, text
 from gemmaspec_engine.finding import Finding
 from gemmaspec_engine.versions import within
 
@@ -87,6 +87,17 @@ def _half_size_mlp(c: Combination) -> bool:
         return False
     top, nested = c.drafter.get("intermediate_size"), text(c.drafter).get("intermediate_size")
     return top is not None and top != nested
+
+
+def _global_heads(c: Combination) -> bool:
+    """Full-attention layers have a shape of their own, as in every published Gemma 4; assumed until known."""
+    if c.target is None:
+        return True
+    try:
+        found = layers(c.target)
+    except (KeyError, TypeError, ValueError):
+        return True
+    return len({(layer.kv_heads, layer.head_dim) for layer in found}) > 1
 
 
 _TWIN = "Use the recipe's modern twin (vLLM ≥ 0.28), or pin the fixed gemma4_mtp.py in spec.engine.patches."
@@ -182,14 +193,14 @@ _RULES = (
     ),
     _Rule(
         "GlobalHeadDimLost",
-        lambda c: within(c.transformers, "5.15") and c.between("0", "0.27.0"),
+        lambda c: within(c.transformers, "5.15") and c.between("0", "0.27.0") and _global_heads(c),
         "transformers ≥ 5.15 no longer states global_head_dim: this vLLM then builds the global layers wrongly",
         "Set spec.engine.transformers to '>=5.8,<5.15' with mode Install, or use a newer vLLM.",
         "measured on 0.26.0 with transformers 5.15",
     ),
     _Rule(
         "GlobalHeadDimSuspect",
-        lambda c: within(c.transformers, "5.15") and c.between("0.27.0", "0.31.0"),
+        lambda c: within(c.transformers, "5.15") and c.between("0.27.0", "0.31.0") and _global_heads(c),
         "transformers ≥ 5.15 no longer states global_head_dim; whether this vLLM copes is not known",
         "If the engine fails or accepts nothing, set spec.engine.transformers to '>=5.8,<5.15', mode Install.",
         "seen on 0.26.0; 0.32.0 copes",

@@ -115,8 +115,7 @@ class Launcher:
     def _park(self, reason: str, message: str, remedy: str) -> termination.LastWords:
         """Keep the container up without vLLM until it is asked to stop."""
         _say(f"parked, vLLM is not started: {reason}: {message}. {remedy}")
-        with StandIn(self.host, self.port) as standin:
-            standin.say(self._answer(reason, message, remedy))
+        with StandIn(self.host, self.port, self._answer(reason, message, remedy)) as standin:
             if standin.error:
                 _say(f"cannot answer on port {self.port}: {standin.error}")
             self.signals.sleep(None)
@@ -130,8 +129,7 @@ class Launcher:
         text = f"{self.record.failures} failed boot(s); the next one starts in {seconds:.0f} s"
         text += f"; last: {last.reason}: {last.message}" if last else ""
         _say(text)
-        with StandIn(self.host, self.port) as standin:
-            standin.say(self._answer("BackOff", text, ""))
+        with StandIn(self.host, self.port, self._answer("BackOff", text, "")):
             if self.signals.sleep(seconds):
                 raise Stopped(text)
 
@@ -142,7 +140,7 @@ class Launcher:
             return
         deadline = time.monotonic() + self.pin.memory.wait_seconds
         said = float("-inf")
-        with StandIn(self.host, self.port) as standin:
+        with StandIn(self.host, self.port, self._answer("WaitingForMemory", verdict.text, "")) as standin:
             while not verdict.fits:
                 now = time.monotonic()
                 if now >= deadline:
@@ -178,7 +176,9 @@ class Launcher:
         else:
             kills = memory.oom_kills() - kills_before
             found = rootcause.diagnose(lines, exit_code=end.code, signal=end.signal, oom_kills=kills)
-            words = self._words(found.reason, found.message, end.exit_code, found.remedy)
+            # vLLM's API server ends with 0 when its engine core died in service.
+            code = end.exit_code or (0 if found.reason == "EngineExited" else 1)
+            words = self._words(found.reason, found.message, code, found.remedy)
         ending = boots.Ending(words.reason, words.message, words.exit_code, time.time())
         self._note(boots.end(self.record, ending, failed=not self.signals.stop_asked))
         return words

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,10 @@ def _installer() -> list[str]:
 def _bundled_pip() -> Path | None:
     """The wheel of pip that the standard library carries, where the distribution left it in."""
     spec = importlib.util.find_spec("ensurepip")
-    if spec is None or spec.origin is None:
-        return None
-    return next(iter(sorted((Path(spec.origin).parent / "_bundled").glob("pip-*.whl"))), None)
+    folders = [Path(spec.origin).parent / "_bundled"] if spec is not None and spec.origin else []
+    if elsewhere := sysconfig.get_config_var("WHEEL_PKG_DIR"):  # distributions keep it outside
+        folders.append(Path(elsewhere))
+    return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
 
 
 def _explained(output: str) -> InstallError:

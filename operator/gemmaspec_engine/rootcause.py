@@ -22,6 +22,8 @@ class Cause:
 
     line: str
     process: str = ""
+    passed_on: bool = False
+    """The line only reports that another process is gone; that one itself said nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ _INTERPRETER = re.compile(r"^\S*python\S*: (?P<text>No module named .+|Error whi
 _NATIVE = re.compile(
     r"^(?:Fatal Python error: .+|\s*what\(\):\s+.+|Bus error.*|Segmentation fault.*|Illegal instruction.*)$"
 )
+_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 _PYDANTIC_TAIL = re.compile(r" \[type=\w+, input_value=.*$")
 _LINKED = ("During handling of the above exception", "The above exception was the direct cause")
 _FATAL = (
@@ -91,6 +94,8 @@ class _Reader:
     fatal: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
     linked: set[str] = field(default_factory=set)
+    frame: dict[str, str] = field(default_factory=dict)
+    """Where the traceback that is going by has got to: file, line and, once it came, the source text."""
     waiting: dict[str, _Found] = field(default_factory=dict)
     """Candidates whose text goes on in the next line (pydantic prints its findings below the heading)."""
 
@@ -99,7 +104,10 @@ class _Reader:
             return
         text = _error_in(line.text)
         if text is None:
+            self._follow(line)
             return
+        if ":" not in text and line.process in self.frame:  # a bare "AssertionError" says nothing without its place
+            text = f"{text} at {self.frame[line.process]}"
         found = _Found(text, line.process, line.process in self.fatal, line.process in self.ignored, index)
         self.ignored.discard(line.process)
         if line.process in self.linked and not _DERIVED.search(text):
@@ -108,6 +116,14 @@ class _Reader:
         self.found.append(found)
         if text.rstrip().endswith(":") or "validation error" in text:
             self.waiting[line.process] = found
+
+    def _follow(self, line: _Line) -> None:
+        if frame := _FRAME.match(line.text):
+            self.frame[line.process] = f"{frame['file'].rsplit('/', 1)[-1]}:{frame['line']} in {frame['function']}"
+        elif line.text.startswith("    ") and line.text.strip(" ^~"):
+            place = self.frame.get(line.process)
+            if place is not None and place.count(":") == 1:  # without its source line yet
+                self.frame[line.process] = f"{place}: {line.text.strip()}"
 
     def _mark(self, line: _Line) -> bool:
         if any(mark in line.text for mark in _FATAL):
@@ -157,7 +173,7 @@ def root_cause(lines: Iterable[str]) -> Cause | None:
     workers = [found for found in fatal if found.process.startswith(("Worker", "VllmWorker"))]
     for best in (workers[:1], fatal[:1], own[-1:], reader.found[-1:]):
         if best:
-            return Cause(best[0].line, best[0].process)
+            return Cause(best[0].line, best[0].process, passed_on=bool(_DERIVED.search(best[0].line)))
     return Cause(logged) if logged else None
 
 
@@ -200,6 +216,8 @@ def diagnose(lines: Iterable[str], *, exit_code: int, signal: int, oom_kills: in
         killed = re.search(r"(?:proc\(s\): \{[^}]*: |exit code:? )-(\d+)", cause.line)
         if killed:
             return _killed(int(killed[1]), cause.line)
+        if cause.passed_on:
+            return Diagnosis("EngineKilled", f"an engine process ended without a word: {cause.line}", _SILENT_REMEDY)
         known = explain(cause.line)
         return Diagnosis(known.reason, cause.line, known.remedy)
     if signal:
@@ -209,6 +227,9 @@ def diagnose(lines: Iterable[str], *, exit_code: int, signal: int, oom_kills: in
     return Diagnosis(UNKNOWN.reason, f"vLLM exited with code {exit_code} without an error line", UNKNOWN.remedy)
 
 
+_SILENT_REMEDY = (
+    "Probably it was killed: look at the node's kernel log (dmesg) for its out-of-memory killer or a GPU fault (Xid)."
+)
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
 

@@ -22,9 +22,10 @@ __all__ = ["StandIn"]
 class StandIn:
     """The stand-in server; the reason can change while it runs. A port that cannot be had is reported, not fatal."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, fields: dict[str, object]) -> None:
         self._address = (host, port)
-        self._body = b"{}"
+        self._body = b""
+        self.say(fields)
         self._server: ThreadingHTTPServer | None = None
         self.error: OSError | None = None
         """Why the port could not be opened, if so."""

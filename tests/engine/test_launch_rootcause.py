@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gemmaspec_engine.rootcause import diagnose, root_cause
@@ -157,3 +159,40 @@ def test_nothing_said() -> None:
 
 def test_prose_that_mentions_errors_is_no_error() -> None:
     assert root_cause(["INFO 05-02 23:41:25 [x.py:1] ValueError counts: 0", "loading Error.safetensors: done"]) is None
+
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected", "said"),
+    [
+        ("bad-argument", "BadArgument", "unrecognized arguments: --max-model-length=1024"),
+        ("bad-value", "BadArgument", "argument --max-model-len: invalid"),
+        ("model-missing", "ModelNotFound", "/models/no-such-model"),
+        ("drafter-missing", "ModelNotFound", "no-such-assistant"),
+        ("drafter-shape", "WeightsMismatch", "parameter.py:150 in load_column_parallel_weight: assert self.data.shape"),
+        ("kv-cache-too-large", "KVCacheTooLarge", "requested memory for kv (4096.0 GiB)"),
+        ("kv-cache-too-small", "KVCacheTooSmall", "No available memory for the cache blocks"),
+        ("memory-not-free", "FreeMemoryTooLow", "(0.99, 17.78 GiB)"),
+        ("weights-missing", "ModelNotFound", "Cannot find any model weights"),
+        ("weights-shape", "WeightsMismatch", "exceeds dimension size (256)"),
+        ("scheduler-missing", "ImportFailed", "No module named 'no'"),
+        ("length-too-long", "BadConfiguration", "max_model_len (99999)"),
+        ("core-killed-starting", "EngineKilled", "without a word"),
+        ("core-killed-serving", "EngineKilled", "without a word"),
+    ],
+)
+def test_what_real_vllm_printed(sample: str, expected: str, said: str) -> None:
+    """Ends of the output of vLLM 0.32 on a CPU, each after one thing was made wrong."""
+    name, message = reason((DATA / f"engine-stderr-{sample}.txt").read_text())
+    assert name == expected
+    assert said in message
+    assert "input_value" not in message
+
+
+def test_every_sample_is_tested() -> None:
+    mark = next(mark for mark in test_what_real_vllm_printed.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+    assert {case[0] for case in mark.args[1]} == {
+        path.name.removeprefix("engine-stderr-").removesuffix(".txt") for path in DATA.glob("engine-stderr-*.txt")
+    }

@@ -98,6 +98,8 @@ def combination(**changes: Any) -> Combination:
     return Combination(**(fields | changes))
 
 
+UNIFORM = target_31b()
+UNIFORM["text_config"] |= {"global_head_dim": 256, "num_global_key_value_heads": None}
 SCHEDULE = {"num_speculative_tokens_per_batch_size": [[1, 4, 4]]}
 PATCHED = frozenset({knownbad.MTP_MODULE})
 V2 = {"VLLM_USE_V2_MODEL_RUNNER": "1"}
@@ -130,6 +132,8 @@ OLD = {"transformers": "5.14.1"}
         ({"vllm": "0.26.0"} | OLD, ["DenseMtpSlow"]),
         ({"vllm": "0.26.0", "env": V2}, ["GlobalHeadDimLost"]),
         ({"vllm": "0.30.0"}, ["GlobalHeadDimSuspect"]),
+        ({"vllm": "0.26.0", "env": V2, "target": None}, ["GlobalHeadDimLost"]),
+        ({"vllm": "0.26.0", "env": V2, "target": UNIFORM}, []),
         ({"vllm": "0.23.0", "speculative": SCHEDULE} | OLD, ["ScheduleUnsupported"]),
         ({"speculative": SCHEDULE, "arguments": {"data_parallel_size": 2}}, ["ScheduleWithDataParallel"]),
         ({"arguments": {"moe_backend": "cutlass"}}, []),
