@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM, PreTrainedTokenizerFast
 
 from tinypair import shapes
+from tinypair.languages import Kind
 from tinypair.training import PROMPT, ROW, Say, advancer, continuations, rows, soften
 
 DRAFTS: Final = 8  # draft steps that the assistant is trained for
@@ -122,7 +123,7 @@ class Texts:
     def write(cls, target: Gemma4ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> Texts:
         """Has the target write them, all different."""
         rng = random.Random(seed)
-        parts = [("code", 224), ("prose", 128), ("code", 32), ("prose", 24)]
+        parts: list[tuple[Kind, int]] = [("code", 224), ("prose", 128), ("code", 32), ("prose", 24)]
         return cls(*(continuations(target, tokenizer, rng, kind, count) for kind, count in parts))
 
     def some_code(self, count: int) -> Tensor:

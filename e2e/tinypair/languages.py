@@ -131,6 +131,7 @@ def code(rng: random.Random, chars: int) -> str:
 LANGUAGES: Final[Mapping[Kind, Callable[[random.Random, int], str]]] = MappingProxyType({"code": code, "prose": prose})
 
 
-def prompt(kind: Kind, seed: int, chars: int = 240) -> str:
-    """A prompt of a kind, cut at ``chars`` characters so that the model has something to go on with."""
-    return LANGUAGES[kind](random.Random(f"{kind}/{seed}"), chars)[:chars]
+def prompt(kind: Kind, seed: int, chars: int = 160) -> str:
+    """At least ``chars`` characters of a kind, ending where a record or a sentence ends: half a word would not be
+    the language that the model has read."""
+    return LANGUAGES[kind](random.Random(f"{kind}/{seed}"), chars).rstrip(" ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Gemma4ForCausalLM, PreTrainedTokenizerFast
 
@@ -16,7 +16,6 @@ from tinypair import shapes
 from tinypair.languages import LANGUAGES, Kind
 
 Say = Callable[[str], None]
-Model = torch.nn.Module
 
 ROW: Final = 256  # tokens of a training row: text longer than this is beyond what the pair has seen
 PROMPT: Final = 72  # tokens given before the target goes on by itself
@@ -32,7 +31,7 @@ class TargetPlan:
     seed: int = 11
 
 
-def soften(model: Model) -> None:
+def soften(model: nn.Module) -> None:
     """Start gently: scores scaled by 1 and a norm after each sublayer are too loud for so few steps."""
     for name, weight in model.named_parameters():
         if name.endswith(("q_norm.weight", "post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
@@ -41,7 +40,7 @@ def soften(model: Model) -> None:
             weight.data.mul_(2.0)
 
 
-def advancer(model: Model, rate: float, steps: int) -> Callable[[], None]:
+def advancer(model: nn.Module, rate: float, steps: int) -> Callable[[], None]:
     """What takes one optimiser step from the gradients at hand: AdamW, warm-up, then linear decay."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     warm = 30
