@@ -12,6 +12,7 @@ from tinypair import check, manifest
 def test_the_pair_accepts_as_the_demo_needs_and_changes_no_text() -> None:
     report = check.check("assistant", [0, 4], manifest.FOLDER, texts=4, tokens=128)
     assert check.faults(report) == []
-    speed = {(row["k"], row["kind"]): row["four_streams"] for row in report["rows"]}
-    assert speed[4, "code"] > 1.2 * speed[0, "code"]
-    assert speed[4, "prose"] < speed[0, "prose"]
+    # by processor time, since other work on the machine must not decide this
+    speed = {(row["k"], row["kind"]): row["four_streams_cpu"] for row in report["rows"]}
+    assert speed[4, "code"] > 1.3 * speed[0, "code"]
+    assert speed[4, "prose"] < 0.85 * speed[0, "prose"]

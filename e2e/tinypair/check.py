@@ -52,6 +52,9 @@ class Row:
     """Median tokens per second of a call when it is alone."""
     four_streams: float
     """Tokens per second of four calls at a time, all together."""
+    one_stream_cpu: float
+    """Tokens per second of processor time, one call at a time: of use where the machine has other work too."""
+    four_streams_cpu: float
     equal: int
     """Texts that equal those of K = 0."""
     texts: int
@@ -90,16 +93,21 @@ def counters(engine: Engine) -> dict[str, float]:
     return found
 
 
+def _timed(engine: Engine, prompts: Sequence[str], tokens: int, streams: int) -> tuple[list[Answer], float, float]:
+    """The answers to all prompts, `streams` at a time; seconds passed; seconds of processor time."""
+    begun, busy = time.monotonic(), engine.cpu_seconds()
+    with ThreadPoolExecutor(streams) as pool:
+        answers = list(pool.map(lambda text: ask(engine, text, tokens), prompts))
+    return answers, time.monotonic() - begun, engine.cpu_seconds() - busy
+
+
 def _measure(engine: Engine, k: int, kind: Kind, plain: dict[str, str], texts: int, tokens: int) -> Row:
     prompts = [prompt(kind, seed) for seed in range(texts)]
     ask(engine, prompt(kind, -1), 16)  # the first steps of an engine are slow
     before = counters(engine)
-    alone = [ask(engine, text, tokens) for text in prompts]
+    alone, _, alone_cpu = _timed(engine, prompts, tokens, 1)
     after = counters(engine)
-    begun = time.monotonic()
-    with ThreadPoolExecutor(4) as streams:
-        together = list(streams.map(lambda text: ask(engine, text, tokens), prompts))
-    seconds = time.monotonic() - begun
+    together, seconds, together_cpu = _timed(engine, prompts, tokens, 4)
     drafts = after.get("drafts", 0.0) - before.get("drafts", 0.0)
     gained = [after.get(str(at), 0.0) - before.get(str(at), 0.0) for at in range(k)]
     for text, answer in zip(prompts, alone, strict=True):
@@ -111,6 +119,8 @@ def _measure(engine: Engine, k: int, kind: Kind, plain: dict[str, str], texts: i
         accepted=[round(gain / drafts, 3) for gain in gained] if drafts else [],
         one_stream=round(statistics.median(answer.tokens / answer.seconds for answer in alone), 1),
         four_streams=round(sum(answer.tokens for answer in together) / seconds, 1),
+        one_stream_cpu=round(sum(answer.tokens for answer in alone) / alone_cpu, 1),
+        four_streams_cpu=round(sum(answer.tokens for answer in together) / together_cpu, 1),
         equal=sum(plain[text] == answer.text for text, answer in zip(prompts, alone, strict=True)),
         texts=texts,
     )
@@ -125,6 +135,7 @@ def check(assistant: str, ks: Sequence[int], pair: Path, texts: int, tokens: int
     for k in ks:
         log = Path(tempfile.gettempdir(), f"tinypair-{assistant}-{k}.log")
         with serving(environment, k, log, assistant=assistant, pair=pair) as engine:
+            start_cpu = engine.cpu_seconds()
             for kind in LANGUAGES:
                 rows.append(_measure(engine, k, kind, plain, texts, tokens))
                 print(rows[-1], file=sys.stderr, flush=True)
@@ -132,6 +143,7 @@ def check(assistant: str, ks: Sequence[int], pair: Path, texts: int, tokens: int
                 {
                     "k": k,
                     "start_seconds": round(engine.start_seconds, 1),
+                    "start_cpu_seconds": round(start_cpu, 1),
                     "memory_mib": round(engine.memory() / 2**20),
                 }
             )
@@ -154,12 +166,14 @@ def faults(report: dict[str, Any]) -> list[str]:
 
 def table(report: dict[str, Any]) -> Table:
     """The report for people."""
-    shown = Table("K", "text", "acceptance by position", "tok/s, 1 stream", "tok/s, 4 streams", "equal to K=0")
+    shown = Table("K", "text", "acceptance by position", "tok/s 1 / 4 streams", "per CPU second", "equal to K=0")
     shown.title = report["assistant"]
     for row in report["rows"]:
         accepted = " ".join(f"{share:.2f}" for share in row["accepted"])
         equal = f"{row['equal']} of {row['texts']}"
-        shown.add_row(str(row["k"]), row["kind"], accepted, f"{row['one_stream']}", f"{row['four_streams']}", equal)
+        speed = f"{row['one_stream']:.0f} / {row['four_streams']:.0f}"
+        cpu_speed = f"{row['one_stream_cpu']:.0f} / {row['four_streams_cpu']:.0f}"
+        shown.add_row(str(row["k"]), row["kind"], accepted, speed, cpu_speed, equal)
     return shown
 
 

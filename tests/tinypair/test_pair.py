@@ -38,12 +38,6 @@ def test_the_pair_is_small() -> None:
 
 
 @pytest.mark.parametrize("part", manifest.PARTS)
-def test_files_are_readable_by_another_user(part: str) -> None:
-    for file in (manifest.FOLDER / part).iterdir():
-        assert file.stat().st_mode & 0o444 == 0o444, file.name
-
-
-@pytest.mark.parametrize("part", manifest.PARTS)
 def test_weights_are_float32(part: str) -> None:
     assert {tensor["dtype"] for tensor in tensors(part).values()} == {"F32"}
 
