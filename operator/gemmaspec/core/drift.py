@@ -53,30 +53,37 @@ def _leaves(node: Mapping[str, Any], path: Path) -> Iterable[Path]:
     if not node:
         yield path
         return
-    item = "." in node and path[-1].startswith(("k:", "v:"))
-    if item:
-        yield path  # the whole list item was added by that manager
-        return
+    if "." in node and path[-1].startswith(("k:", "v:")):
+        yield path  # that manager added the list item, beside the fields that it set in it
     for key, child in node.items():
         if key != ".":
             yield from _leaves(child, (*path, key))
 
 
-def differs(planned: Any, observed: Any) -> bool:
+def differs(planned: Any, observed: Any, field: str = "") -> bool:
     """Whether ``observed`` lacks or contradicts anything planned. Defaults added by the API server don't count."""
     if isinstance(planned, Mapping):
         if not isinstance(observed, Mapping):
             return bool(planned)
-        return any(differs(value, observed.get(key)) for key, value in planned.items())
+        amounts = field in _AMOUNTS
+        return any(differs(value, observed.get(key), field if amounts else key) for key, value in planned.items())
     if isinstance(planned, list):
+        if field == "ownerReferences" and isinstance(observed, list):
+            return any(all(differs(ours, theirs) for theirs in observed) for ours in planned)
         if not isinstance(observed, list) or len(planned) != len(observed):
             return bool(planned) or bool(observed)
         return any(differs(ours, theirs) for ours, theirs in zip(planned, observed, strict=True))
-    return bool(planned != observed) and not _same_quantity(planned, observed)
+    if planned == "" and observed is None:
+        return False  # an empty text (the value of a variable) is not stored
+    return bool(planned != observed) and not (field in _AMOUNTS and _same_quantity(planned, observed))
+
+
+# Fields that hold quantities.
+_AMOUNTS = ("requests", "limits", "sizeLimit")
 
 
 def _same_quantity(planned: Any, observed: Any) -> bool:
-    """``1000m`` and ``1`` are one quantity; the API server stores the canonical form of what a CRD-less type holds."""
+    """``1000m`` and ``1`` are one quantity; the API server stores the canonical form."""
     if not isinstance(planned, str) or not isinstance(observed, str):
         return False
     ours, theirs = _quantity(planned), _quantity(observed)
