@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,6 +51,7 @@ class Pod:
     port: int
     env: dict[str, str] = field(default_factory=dict)
     running: list[subprocess.Popen[str]] = field(default_factory=list)
+    prefix: tuple[str, ...] = ()
 
     def write_engine(self, script: str) -> None:
         """Install ``script`` as the fake API server."""
@@ -80,15 +82,8 @@ class Pod:
             "PYTHONDONTWRITEBYTECODE": "1",
             "GEMMASPEC_TERMINATION_LOG": str(self.root / "termination-log"),
         } | self.env
-        command = [
-            sys.executable,
-            "-m",
-            "gemmaspec_engine.launch",
-            "--",
-            "--port",
-            str(self.port),
-            *arguments,
-        ]
+        command = [*self.prefix, sys.executable, "-m", "gemmaspec_engine.launch", "--"]
+        command += ["--port", str(self.port), *arguments]
         process = subprocess.Popen(
             command, env=env, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -345,3 +340,32 @@ def test_the_launcher_is_light() -> None:
         )
         costs.append(float(done.stdout))
     assert min(costs) < 0.15  # 0.06 to 0.09 s on an idle core, sources compiled anew; slack for a busy machine
+
+
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], timeout=30, check=False).returncode != 0,
+    reason="this machine allows no PID namespace of one's own (unshare)",
+)
+def test_as_process_1_it_reaps_kills_and_stops(pod: Pod) -> None:
+    """In a PID namespace of its own, as in a container: orphans become its children, and all die with it."""
+    own = Path("/proc/self/ns/pid").readlink()
+    pod.write_engine(
+        "print('first process:', os.getppid(), flush=True)\n"
+        "subprocess.Popen([sys.executable, '-c', 'import os, time; os.setsid(); time.sleep(600)'])\n"
+        "orphan = 'import os, time; os.fork() and os._exit(0); time.sleep(0.1)'\n"
+        "subprocess.run([sys.executable, '-c', orphan]); time.sleep(0.5)\n"
+        "zombies = [p for p in os.listdir('/proc') if p.isdigit() and ' Z ' in open(f'/proc/{p}/stat').read()]\n"
+        "print('zombies:', zombies, flush=True)\n"
+        "signal.signal(signal.SIGTERM, lambda n, f: sys.exit(0))\n"
+        # Only the launcher of this namespace may be signalled, never the machine's own first process.
+        f"if os.readlink('/proc/self/ns/pid') == {str(own)!r}: sys.exit('same namespace')\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    )
+    pod.prefix = NAMESPACE
+    done = pod.run()
+    assert done.stdout.splitlines() == ["first process: 1", "zombies: []"], done.stderr
+    assert done.returncode == 0
+    assert pod.last_words["reason"] == "Stopped"
