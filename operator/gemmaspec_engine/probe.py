@@ -88,8 +88,8 @@ def model_types() -> list[str]:
 def parsed(arguments: list[str]) -> argparse.Namespace:
     """The arguments as vLLM's own server parses and validates them.
 
-    Runs the very module that the launcher starts, up to the moment when it would start its event loop: where the
-    parser lives has changed three times between 0.19 and 0.33, that moment has not.
+    Runs the very module that the launcher starts, up to the moment when it would start its event loop: the parser
+    lives in other packages in 0.21-0.28 than in 0.32, that moment is the same.
     """
     uvloop: Any = importlib.import_module("uvloop")
     found: list[argparse.Namespace] = []
