@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -108,11 +108,14 @@ class Cache:
         resources: Mapping[tuple[str, str], Iterable[Stored]],
         children: Mapping[tuple[str, str], Iterable[Stored]],
         pods: Mapping[tuple[str, str], Iterable[Pod]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resources = resources
         self._children = children
         self._pods = pods
+        self._clock = clock
         self._written: dict[tuple[str, str, str], tuple[float, Stored]] = {}
+        self._owned: dict[tuple[str, str], set[tuple[str, str, str]]] = {}  # keys of `_written` by owner
         self._deleted: dict[str, float] = {}
         self._settled: dict[str, str] = {}
 
@@ -138,14 +141,14 @@ class Cache:
     def children(self, namespace: str, name: str) -> tuple[Child, ...]:
         """Objects that carry the resource's label, our own newest writes included."""
         found = {(stored.kind, stored.name): stored for stored in self._children.get((namespace, name), ())}
-        now = time.monotonic()
-        for (kind, space, child), (since, stored) in list(self._written.items()):
-            if now - since > OVERLAY_SECONDS:
-                del self._written[kind, space, child]
-            elif kind != identity.KIND and (space, stored.owner_name) == (namespace, name):
-                found.setdefault((kind, child), stored)
+        for key in tuple(self._owned.get((namespace, name), ())):
+            since, stored = self._written[key]
+            if self._clock() - since > OVERLAY_SECONDS:
+                self._unwrite(key)
+            else:
+                found.setdefault((stored.kind, stored.name), stored)
         newest = [self._newer(stored) for stored in found.values()]
-        return tuple(self._child(stored) for stored in newest if not self._is_deleted(stored, now))
+        return tuple(self._child(stored) for stored in newest if not self._is_deleted(stored.uid))
 
     def _child(self, stored: Stored) -> Child:
         child = stored.child()
@@ -158,11 +161,18 @@ class Cache:
     def wrote(self, kind: str, body: Mapping[str, Any]) -> None:
         """Remember the API server's answer to a write of ours."""
         stored = store(kind, body)
-        self._written[kind, stored.namespace, stored.name] = (time.monotonic(), stored)
+        key = (kind, stored.namespace, stored.name)
+        self._unwrite(key)
+        self._written[key] = (self._clock(), stored)
+        if kind != identity.KIND:
+            self._owned.setdefault((stored.namespace, stored.owner_name), set()).add(key)
 
     def deleted(self, uid: str) -> None:
         """Remember that we deleted this object."""
-        self._deleted[uid] = time.monotonic()
+        now = self._clock()
+        while self._deleted and now - next(iter(self._deleted.values())) > OVERLAY_SECONDS:
+            del self._deleted[next(iter(self._deleted))]
+        self._deleted[uid] = now
 
     def settle(self, uid: str, resource_version: str) -> None:
         """A reset of this very object changed nothing: what others own of it are the values of its defaults."""
@@ -174,7 +184,15 @@ class Cache:
         self._settled.pop(uid, None)
         written = self._written.get((kind, namespace, name))
         if written is not None and written[1].uid == uid:
-            del self._written[kind, namespace, name]
+            self._unwrite((kind, namespace, name))
+
+    def _unwrite(self, key: tuple[str, str, str]) -> None:
+        _, stored = self._written.pop(key, (0.0, None))
+        owned = self._owned.get((stored.namespace, stored.owner_name)) if stored else None
+        if stored and owned:
+            owned.discard(key)
+            if not owned:
+                del self._owned[stored.namespace, stored.owner_name]
 
     def _newer(self, stored: Stored) -> Stored:
         key = (stored.kind, stored.namespace, stored.name)
@@ -184,17 +202,14 @@ class Cache:
         since, ours = written
         if ours is stored:
             return stored
-        if stored.order >= ours.order or time.monotonic() - since > OVERLAY_SECONDS:
-            del self._written[key]
+        if stored.order >= ours.order or self._clock() - since > OVERLAY_SECONDS:
+            self._unwrite(key)
             return stored
         return ours
 
-    def _is_deleted(self, stored: Stored, now: float) -> bool:
-        since = self._deleted.get(stored.uid)
-        if since is not None and now - since > OVERLAY_SECONDS:
-            del self._deleted[stored.uid]
-            return False
-        return since is not None
+    def _is_deleted(self, uid: str) -> bool:
+        """Whether we deleted it, and the watch may just not have told."""
+        return uid in self._deleted and self._clock() - self._deleted[uid] <= OVERLAY_SECONDS
 
 
 def reduce_pod(body: Mapping[str, Any]) -> Pod:

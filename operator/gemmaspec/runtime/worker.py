@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken
@@ -29,7 +29,16 @@ PAUSE_SECONDS = 0.5
 class Worker:
     """Takes keys from the queue and runs passes."""
 
-    def __init__(self, queue: WakeQueue, cache: Cache, cluster: Cluster, scraper: Scraper, settings: Settings) -> None:
+    def __init__(
+        self,
+        queue: WakeQueue,
+        cache: Cache,
+        cluster: Cluster,
+        scraper: Scraper,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self._queue = queue
         self._cache = cache
         self._cluster = cluster
@@ -89,7 +98,7 @@ class Worker:
         pods = self._cache.pods(*key)
         return Observation(
             resource=resource,
-            now=time.time(),
+            now=self._clock(),
             children=self._cache.children(*key),
             pods=pods,
             samples=self._scraper.samples(pods),
@@ -154,7 +163,7 @@ class Worker:
         for event in decision.events:
             metrics.DECISIONS.labels(event.reason).inc()
             log.info("%s/%s: %s: %s", *key, event.reason, event.message)
-            await self._cluster.write_event(event_body(resource, event, time.time()))
+            await self._cluster.write_event(event_body(resource, event, self._clock()))
         if decision.wake_after == 0:
             self._queue.wake(key)
         elif decision.wake_after is not None:
