@@ -6,7 +6,7 @@ import itertools
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,13 +55,6 @@ def crd_file(operator_sources: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def crd(control_plane: ControlPlane, crd_file: Path) -> None:
-    """The resource's definition is installed and served."""
-    control_plane.kubectl("apply", "--server-side", "-f", str(crd_file))
-    wait_for(lambda: Api(control_plane.kubeconfig).ready(SERVED), "the served definition", 30)
-
-
-@pytest.fixture(scope="session")
 def fake_engines() -> Iterator[FakeEngines]:
     """Fake engines on loopback addresses."""
     engines = FakeEngines()
@@ -69,45 +62,91 @@ def fake_engines() -> Iterator[FakeEngines]:
     engines.close()
 
 
-@pytest.fixture(scope="session")
-def fake_node(control_plane: ControlPlane) -> Iterator[None]:
-    """A node for the controllers to see."""
-    node = FakeNode(Api(control_plane.kubeconfig))
-    node.start()
-    yield
-    node.close()
+class Stage:
+    """A control plane with the definition installed and a fake node: what scenes play on."""
+
+    def __init__(self, plane: ControlPlane, crd_file: Path) -> None:
+        self.plane = plane
+        self.api = Api(plane.kubeconfig)
+        self._node = FakeNode(self.api)
+        plane.kubectl("apply", "--server-side", "-f", str(crd_file))
+        wait_for(lambda: self.api.ready(SERVED), "the served definition", 30)
+        self._node.start()
+
+    def close(self) -> None:
+        """The node stops."""
+        self._node.close()
+
+    def scene(self, operator: Callable[[str], OperatorProcess], engines: FakeEngines) -> Scene:
+        """A scene in a new namespace, with the operator that is given for it."""
+        namespace = f"scene-{next(_numbers)}"
+        self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        kubelet = FakeKubelet(self.api, namespace, engines, GOOD)
+        kubelet.start()
+        return Scene(self.plane, self.api, namespace, operator(namespace), kubelet, engines)
 
 
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session")
+def stage(control_plane: ControlPlane, crd_file: Path) -> Iterator[Stage]:
+    """The stage of tests that treat an operator of their own."""
+    stage = Stage(control_plane, crd_file)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def crd(stage: Stage) -> None:
+    """The resource's definition is installed and served."""
+
+
+@pytest.fixture(scope="session")
+def shared_stage(stage: Stage, crd_file: Path) -> Iterator[Stage]:
+    """The stage of tests that share one operator: its start takes seconds.
+
+    The other stage is asked for so that it begins early: a garbage collector learns of new kinds after 30 seconds.
+    """
+    with ControlPlane(controllers=True) as plane:
+        stage = Stage(plane, crd_file)
+        yield stage
+        stage.close()
+
+
+@pytest.fixture(scope="session")
+def shared_operator(shared_stage: Stage, operator_sources: Path) -> Iterator[OperatorProcess]:
+    """One operator for the whole of the shared stage."""
+    plane = shared_stage.plane
+    operator = OperatorProcess(plane, operator_sources, "operator", plane.kubeconfig_for("operator", [ADMINISTRATORS]))
+    operator.start()
+    yield operator
+    operator.kill()
+
+
 @pytest.fixture
 def scene(
-    control_plane: ControlPlane,
-    crd: None,
-    operator_sources: Path,
-    fake_engines: FakeEngines,
-    fake_node: None,
-    request: pytest.FixtureRequest,
+    stage: Stage, operator_sources: Path, fake_engines: FakeEngines, request: pytest.FixtureRequest
 ) -> Iterator[Scene]:
-    """A namespace with an operator that is not started yet, a fake kubelet, and traffic of the good kind."""
-    namespace = f"scene-{next(_numbers)}"
-    api = Api(control_plane.kubeconfig)
-    api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    user = f"operator-{namespace}"
+    """A namespace with an operator of its own that is not started yet, a fake kubelet, traffic of the good kind."""
     marker = request.node.get_closest_marker("operator_options")
-    options = {"GEMMASPEC_NAMESPACES": namespace} | (marker.kwargs if marker else {})
-    kubeconfig = control_plane.kubeconfig_for(user, [ADMINISTRATORS])
-    operator = OperatorProcess(control_plane, operator_sources, user, kubeconfig, options)
-    kubelet = FakeKubelet(api, namespace, fake_engines, GOOD)
-    kubelet.start()
-    yield Scene(control_plane, api, namespace, operator, kubelet, fake_engines)
-    operator.kill()
-    kubelet.close()
+
+    def operator(namespace: str) -> OperatorProcess:
+        user = f"operator-{namespace}"
+        options = {"GEMMASPEC_NAMESPACES": namespace} | (marker.kwargs if marker else {})
+        kubeconfig = stage.plane.kubeconfig_for(user, [ADMINISTRATORS])
+        return OperatorProcess(stage.plane, operator_sources, user, kubeconfig, options)
+
+    found = stage.scene(operator, fake_engines)
+    yield found
+    found.operator.kill()
+    found.kubelet.close()
 
 
 @pytest.fixture
-def running(scene: Scene) -> Scene:
-    """The scene with its operator started."""
-    scene.operator.start()
-    return scene
+def running(shared_stage: Stage, shared_operator: OperatorProcess, fake_engines: FakeEngines) -> Iterator[Scene]:
+    """A namespace under the shared operator, which runs: not for tests that kill it."""
+    found = shared_stage.scene(lambda _: shared_operator, fake_engines)
+    yield found
+    found.clear()
+    found.kubelet.close()

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from testbed import ControlPlane
 from testbed.deadline import wait_for
@@ -21,7 +22,12 @@ class OperatorProcess:
     """Starts, kills and restarts ``python -m gemmaspec.runtime``. Its requests carry the user ``user``."""
 
     def __init__(
-        self, plane: ControlPlane, sources: Path, user: str, kubeconfig: Path, options: Mapping[str, str]
+        self,
+        plane: ControlPlane,
+        sources: Path,
+        user: str,
+        kubeconfig: Path,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.user = user
         self._plane = plane

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ class Scene:
         """The object, or None."""
         return self._api.read(self.path(plural, name))
 
-    def list(self, plural: str) -> list[dict[str, Any]]:
+    def all(self, plural: str) -> list[dict[str, Any]]:
         """Objects of the collection."""
         return list(self._api.read(self.path(plural))["items"])
 
@@ -142,7 +143,7 @@ class Scene:
         resource = self.resource()
         status = resource.get("status", {})
         conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
-        return (
+        return bool(
             status.get("observedGeneration") == resource["metadata"]["generation"]
             and conditions["Ready"]["status"] == "True"
             and conditions["Reconciling"]["status"] == "False"
@@ -169,11 +170,11 @@ class Scene:
 
     def writes(self, mark: int) -> list[AuditEvent]:
         """Changes that the operator asked for after the mark."""
-        return self.plane.audit.mutations(mark, user=self.operator.user)
+        return self.plane.audit.mutations(mark, user=self.operator.user, namespace=self.namespace)
 
     def deployments(self) -> dict[str, int]:
         """Replica counts of the resource's Deployments, by name."""
-        return {entry["metadata"]["name"]: entry["spec"]["replicas"] for entry in self.list("deployments")}
+        return {entry["metadata"]["name"]: entry["spec"]["replicas"] for entry in self.all("deployments")}
 
     def current(self) -> str:
         """Name of the current revision's Deployment."""
@@ -188,7 +189,7 @@ class Scene:
         return {
             (plural, entry["metadata"]["name"]): entry
             for plural in CHILDREN
-            for entry in self.list(plural)
+            for entry in self.all(plural)
             if entry["metadata"].get("labels", {}).get(OWNED) == NAME
         }
 
@@ -196,9 +197,16 @@ class Scene:
         """Kubernetes events about the resource with this reason."""
         return [
             event
-            for event in self.list("events")
+            for event in self.all("events")
             if event["reason"] == reason and event["involvedObject"]["kind"] == "GemmaSpecDeploy"
         ]
+
+    def clear(self) -> None:
+        """Delete the resources, and wait a moment for their pods to go."""
+        self._api.send("DELETE", self.path("gemmaspecdeploys"))
+        self.kubelet.termination_seconds = 0.0
+        with contextlib.suppress(TimeoutError):
+            wait_for(lambda: not self.all("pods"), "the end of the pods", 5)
 
     def story(self) -> str:
         """Status and the operator's last lines, for failures."""

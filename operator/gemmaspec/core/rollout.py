@@ -38,7 +38,7 @@ def scale(current: str, wanted: int, asked: Mapping[str, int], pods: Sequence[Po
     replicas = _lower_old(old, wanted, _serving(asked, pods))
     # Room only bounds growth: a shortage of it is no reason to take down an engine that is wanted.
     replicas[current] = max(room, min(now, wanted))
-    complete = taken == 0 and replicas[current] == wanted
+    complete = taken == 0 and replicas[current] == wanted and held[current] <= wanted
     return Scale(replicas, complete)
 
 
