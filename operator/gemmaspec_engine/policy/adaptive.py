@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from gemmaspec_engine.acceptance import Acceptance
 from gemmaspec_engine.fault import FAULT, FaultDetector
 from gemmaspec_engine.steptime import StepTimes
+from gemmaspec_engine.surprise import CALM, CHANGED, Surprise
 
 from .base import Policy, read_prior, usable
 
@@ -42,8 +43,9 @@ class Adaptive(Policy):
     RATE_BONUS = 0.5
     STICK = 1.003
     PROBE, STEADY = 6.0, 300.0
-    PROBE_MIN, PROBE_MAX = 8.0, 512.0
-    DRIFT, ALARM, KEEP = 0.4, 6.0, 0.1
+    PROBE_FIRST, PROBE_MIN, PROBE_MAX = 16.0, 8.0, 512.0
+    PROBE_DEEPER = 1.1
+    KEEP = 0.1
     FOLLOW = 1.5
     BURST, REFILL = 24.0, 0.25
     REFRESH = 4
@@ -66,14 +68,14 @@ class Adaptive(Policy):
         self.faults = FaultDetector(weak=self.WEAK)
         if not fault:
             self.faults.verdict = "off"
+        self.mix = Surprise()
         self.mix_changes = 0
         self._doubt = self.acceptance.doubt()
         self._k = -1
         self._countdown = 0
-        self._up = self._down = 0.0
         self._idle = 0
         self._quiet = 0
-        self._interval = 16.0
+        self._interval = self.PROBE_FIRST
         self._since = 0
         self._budget = self.BURST
         self._why: tuple[str, int, list[float], list[float]] | None = None
@@ -127,11 +129,11 @@ class Adaptive(Policy):
     def _probe(self, ms: list[float]) -> int:
         """At K=0: the K to draft with in this step, or 0 to stay quiet."""
         self._quiet += 1
-        if self._up <= self.FOLLOW and self._quiet < self._interval:
+        if self.mix.up <= self.FOLLOW and self._quiet < self._interval:
             return 0
         self._quiet = 0
         first = ms[self._pairs[1][0]]
-        i, probe = max(pair for pair in self._pairs[1:] if ms[pair[0]] <= 1.1 * first)
+        i, probe = max(pair for pair in self._pairs[1:] if ms[pair[0]] <= self.PROBE_DEEPER * first)
         cost = max(0.02, 1.0 - ms[self._pairs[0][0]] / ms[i])
         interval = math.sqrt(self.PROBE * cost * (self.STEADY + self._since))
         self._interval = min(self.PROBE_MAX, max(self.PROBE_MIN, interval))
@@ -158,26 +160,23 @@ class Adaptive(Policy):
             if self.faults.verdict is None:
                 self.faults.observe(accepted, requests)
             surprise, variance = self.acceptance.observe(k, accepted, requests)
-            self._watch(surprise, variance)
+            signal = self.mix.observe(surprise, variance)
+            if signal == CALM:
+                self.acceptance.mark()
+            elif signal == CHANGED:
+                self._changed()
         elif k == 0:
             self._idle += 1
             if self._idle % 32 == 0 and self.acceptance.weight > 6.0:
                 self.acceptance.fade(0.9)
 
-    def _watch(self, surprise: float, variance: float) -> None:
-        """Two-sided CUSUM over standardised surprise: has the mix changed?"""
-        z = surprise / math.sqrt(variance + 0.05)
-        up, down = self._up + z - self.DRIFT, self._down - z - self.DRIFT
-        self._up, self._down = up if up > 0.0 else 0.0, down if down > 0.0 else 0.0
-        if up > self.ALARM or down > self.ALARM:
-            self._up = self._down = 0.0
-            self._since = 0
-            self._interval = 16.0
-            self._countdown = 0
-            self.mix_changes += 1
-            self.acceptance.forget(self.KEEP)
-        elif up < 0.5 and down < 0.5:
-            self.acceptance.mark()
+    def _changed(self) -> None:
+        """The mix is another one: all but forget the old, and look again soon."""
+        self._since = 0
+        self._interval = self.PROBE_FIRST
+        self._countdown = 0
+        self.mix_changes += 1
+        self.acceptance.forget(self.KEEP)
 
     # -- telling ------------------------------------------------------------------------------------
 
@@ -205,7 +204,8 @@ class Adaptive(Policy):
             "times": self.times.export_state(),
             "faults": self.faults.export_state(),
             "doubt": list(self._doubt),
-            "watch": [self._up, self._down, self._interval, self._budget],
+            "mix": self.mix.export_state(),
+            "pace": [self._interval, self._budget],
             "counters": [self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes],
         }
 
@@ -214,7 +214,8 @@ class Adaptive(Policy):
         self.times.load_state(state["times"])
         self.faults.load_state(state["faults"])
         self._doubt = [float(x) for x in state["doubt"]]
-        self._up, self._down, self._interval, self._budget = (float(x) for x in state["watch"])
+        self.mix.load_state(state["mix"])
+        self._interval, self._budget = (float(x) for x in state["pace"])
         counters = (int(x) for x in state["counters"])
         self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes = counters
         self._why = None

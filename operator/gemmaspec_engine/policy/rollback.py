@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from gemmaspec_engine.acceptance import Acceptance
 from gemmaspec_engine.fault import FAULT, FaultDetector, Sprt
 from gemmaspec_engine.steptime import StepTimes
+from gemmaspec_engine.surprise import CALM, CHANGED, Surprise
 
 from .base import Policy, number, read_prior, usable, whole
 
@@ -43,7 +44,8 @@ class Rollback(Policy):
     SPARSE = 8
     HOLD_MAX = 16384
     PATIENCE = 64
-    MEMORY = 240.0
+    KEEP = 0.1
+    MEMORY = 160.0
     """Pseudo-drafts the population remembers: longer than `adaptive`, whose mistakes cost a step only."""
 
     def __init__(
@@ -63,6 +65,7 @@ class Rollback(Policy):
         self.acceptance.MEMORY = self.MEMORY
         self.times = StepTimes(self.ks, prior=step_ms)
         self.faults = FaultDetector()
+        self.mix = Surprise()
         self._first_hold = whole("hold", hold, 1, self.HOLD_MAX)
         self._hold = self._first_hold
         self._mode = STEADY
@@ -179,7 +182,11 @@ class Rollback(Policy):
             return
         if self.faults.verdict is None:
             self.faults.observe(accepted, requests)
-        self.acceptance.observe(k, accepted, requests)
+        signal = self.mix.observe(*self.acceptance.observe(k, accepted, requests))
+        if signal == CALM:
+            self.acceptance.mark()
+        elif signal == CHANGED:
+            self.acceptance.forget(self.KEEP)
         if self._test is not None and k >= self._target:
             hits = sum(accepted)
             self._test.observe(hits, sum(1 for a in accepted if a < k))
@@ -207,6 +214,7 @@ class Rollback(Policy):
             "acceptance": self.acceptance.export_state(),
             "times": self.times.export_state(),
             "faults": self.faults.export_state(),
+            "mix": self.mix.export_state(),
             "desired": self.desired,
             "mode": self._mode,
             "counters": [self._k, self._target, self._steps, self._tried, self._hold],
@@ -218,6 +226,7 @@ class Rollback(Policy):
         self.acceptance.load_state(state["acceptance"])
         self.times.load_state(state["times"])
         self.faults.load_state(state["faults"])
+        self.mix.load_state(state["mix"])
         self.desired = whole("desired", state["desired"], 0, self.k_max)
         if state["mode"] not in (STEADY, HOLDING, PROVING):
             raise ValueError(f"state has the unknown mode {state['mode']!r}")
