@@ -94,4 +94,4 @@ def _health(text: _Text, agent: Agent) -> None:
     ]
     name = _PREFIX + "overhead_seconds"
     text.family("overhead_seconds", "summary", "The agent's own time in each step", overhead)
-    text.lines += [f"{name}_sum {agent.overhead.total_ns / 1e9:.10g}", f"{name}_count {agent.overhead.count}"]
+    text.lines += [f"{name}_sum {agent.overhead.cpu_ns / 1e9:.10g}", f"{name}_count {agent.overhead.count}"]

@@ -41,6 +41,8 @@ class Engine:
     """Why K stays as it was started; empty: the agent moves it."""
     drafter_told: bool = True
     """False: the drafter makes all drafts whatever K is, and the rest is thrown away."""
+    lingering: bool = False
+    """Requests stay known to the scheduler for a while after their end."""
     unfinished: Callable[[], int] = field(default=lambda: 0)
     paused: Callable[[], bool] = field(default=lambda: False)
 
@@ -61,8 +63,8 @@ class Agent:
         self.graph_counts: Callable[[], Mapping[str, int]] | None = None
         self.tell: Callable[[int], None] | None = None
         """Tells the drafter K, where vLLM does not."""
-        self._steps = Steps(self.controller.k)
-        self._spent = 0
+        self._steps = Steps(self.controller.k, engine.lingering)
+        self._cpu = self._wall = 0
         self._broken = 0
 
     def _start_settings(self) -> Settings:
@@ -80,7 +82,7 @@ class Agent:
 
     def scheduled(self, output: Any, requests: Mapping[str, Any]) -> None:
         """Before a step goes out: decides its K and writes it into ``output``."""
-        begun = time.perf_counter_ns()
+        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
         try:
             counts = output.num_scheduled_tokens
             if counts and not self.engine.refusal:
@@ -92,26 +94,28 @@ class Agent:
             self.failed("scheduled", error)
             if not self.engine.refusal:
                 output.num_spec_tokens_to_schedule = self.controller.static
-        self._spent += time.perf_counter_ns() - begun
+        self._cpu += time.thread_time_ns() - cpu
+        self._wall += time.perf_counter_ns() - wall
 
     def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
         """A step's result has come, and the scheduler has not yet taken it in."""
-        begun = time.perf_counter_ns()
+        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
         try:
             step = self._steps.ended(output, result, requests)
             if step is not None:
                 self._record(step, result, requests)
         except Exception as error:  # noqa: BLE001
             self.failed("ended", error)
-        self._spent += time.perf_counter_ns() - begun
+        self._cpu += time.thread_time_ns() - cpu
+        self._wall += time.perf_counter_ns() - wall
 
     def updated(self, running: int) -> None:
         """The scheduler has taken the result in; ``running`` requests go on."""
         try:
             if not running:
                 self._steps.idle()
-            self.overhead.add(self._spent)
-            self._spent = 0
+            self.overhead.add(self._cpu, self._wall)
+            self._cpu = self._wall = 0
         except Exception as error:  # noqa: BLE001
             self.failed("updated", error)
 

@@ -132,6 +132,7 @@ def _describe(scheduler: Any) -> Engine:
         runner="V2" if v2 else "V1",
         refusal=refusal,
         drafter_told=drafter.told(v2, vllm.__version__),
+        lingering=scheduler.connector is not None,
         unfinished=scheduler.get_num_unfinished_requests,
         paused=lambda: scheduler.pause_state == PauseState.PAUSED_ALL,
     )

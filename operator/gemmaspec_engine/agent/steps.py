@@ -60,11 +60,13 @@ class Steps:
 
     Args:
         k: K that the first step's requests carry (none do, so any).
+        lingering: requests stay known for a while after their end (a KV connector sends their cache elsewhere).
         clock: seconds, monotonic.
     """
 
-    def __init__(self, k: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, k: int, lingering: bool = False, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
+        self._lingering = lingering
         self._last_k = k
         self._last_update = math.nan
         self._continuous = False
@@ -82,15 +84,21 @@ class Steps:
             return
         continuous = self._continuous or bool(self._in_flight)
         planned = _Planned(output, self._last_k, drafts, continuous, self._clock())
+        k = planned.verifies
         carried = output.scheduled_spec_decode_tokens
-        for name, count in counts.items():
+        if k == 0 or len(carried) != planned.batch or planned.tokens != planned.batch * (k + 1):
+            self._find_prefills(planned, carried, requests)
+        self._in_flight.append(planned)
+        self._last_k = drafts
+
+    @staticmethod
+    def _find_prefills(planned: _Planned, carried: Mapping[str, Any], requests: Mapping[str, Any]) -> None:
+        for name, count in planned.output.num_scheduled_tokens.items():
             spec = carried.get(name)
             request = requests[name]
             before = request.num_computed_tokens
             if count != (len(spec) + 1 if spec else 1) or before < request.num_prompt_tokens:
                 planned.prefills.append((name, before + count))
-        self._in_flight.append(planned)
-        self._last_k = drafts
 
     def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> Result | None:
         """The step's result has come, before the scheduler takes it in; None for a step without tokens."""
@@ -121,22 +129,19 @@ class Steps:
                 return planned
         return None
 
-    @staticmethod
-    def _collect(ended: Result, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
+    def _collect(self, ended: Result, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
         sampled, index = result.sampled_token_ids, result.req_id_to_index
         if sampled is None or not len(sampled):
             return
         carried, k = output.scheduled_spec_decode_tokens, ended.k
-        invalid = getattr(output, "num_invalid_spec_tokens", None)
-        prefills = {name for name, _ in ended.prefills}
+        invalid = getattr(output, "num_invalid_spec_tokens", None) or ()
+        prefills = {name for name, _ in ended.prefills} if ended.prefills else ()
         for name in output.num_scheduled_tokens:
             tokens = len(sampled[index[name]])
-            request = requests.get(name)
-            if not tokens or request is None or request.is_finished():
+            if not tokens or name not in requests or (self._lingering and requests[name].is_finished()):
                 continue  # it ended while this step was under way, or is still in its prompt
             ended.tokens += tokens
-            spec = carried.get(name)
-            if (len(spec) if spec else 0) != k or name in prefills or (invalid and invalid.get(name)):
+            if len(carried.get(name, ())) != k or name in prefills or (name in invalid and invalid[name]):
                 continue
-            ended.accepted.append(min(tokens - 1, k))
+            ended.accepted.append(tokens - 1 if tokens <= k else k)
             ended.requests.append(name)

@@ -77,6 +77,7 @@ class Tally:
         self.per_k: dict[int, _PerK] = {}
         self.graphs: dict[str, int] = {}
         self._seen: dict[Hashable, None] = {}
+        self._last: Sequence[Hashable] = ()
 
     def step(self, batch: int, k: int, tokens: int, step_ms: float) -> None:
         """One step without prefill: requests in it, K that it verified, tokens that it produced, milliseconds."""
@@ -95,18 +96,24 @@ class Tally:
             return
         self.drafts += len(accepted)
         keep = (1.0 - 1.0 / RECENT_DRAFTS) ** len(accepted)
+        stopped = [0] * (k + 1)
+        for n in accepted:
+            stopped[n] += 1
+        reached = len(accepted)
         for j in range(min(k, len(self.drafted))):
-            drafted = sum(1 for n in accepted if n >= j)
-            passed = sum(1 for n in accepted if n > j)
-            self.drafted[j] += drafted
+            passed = reached - stopped[j]
+            self.drafted[j] += reached
             self.accepted[j] += passed
-            self.recent_drafted[j] = keep * self.recent_drafted[j] + drafted
+            self.recent_drafted[j] = keep * self.recent_drafted[j] + reached
             self.recent_accepted[j] = keep * self.recent_accepted[j] + passed
-            if passed == 0:
+            reached = passed
+            if not passed:
                 break
-        for request in requests:
-            if request not in self._seen:
-                self._remember(request)
+        if requests != self._last:
+            self._last = requests
+            for request in requests:
+                if request not in self._seen:
+                    self._remember(request)
 
     def _remember(self, request: Hashable) -> None:
         self.requests += 1
@@ -125,29 +132,34 @@ class Tally:
 
 
 class Overhead:
-    """How long our own code held up a step, over the last steps. Microseconds."""
+    """How long our own code held up a step, over the last steps: processor time of the thread, and by the clock."""
 
     def __init__(self, keep: int = 4096) -> None:
-        self._ring = [0] * keep
-        self._at = 0
+        self._cpu = [0] * keep
+        self._wall = [0] * keep
         self.count = 0
-        self.total_ns = 0
-        self.most_ns = 0
+        self.cpu_ns = 0
+        self.wall_ns = 0
 
-    def add(self, nanoseconds: int) -> None:
-        """One step."""
-        self._ring[self._at] = nanoseconds
-        self._at = (self._at + 1) % len(self._ring)
+    def add(self, cpu_ns: int, wall_ns: int) -> None:
+        """One step, nanoseconds."""
+        at = self.count % len(self._cpu)
+        self._cpu[at], self._wall[at] = cpu_ns, wall_ns
         self.count += 1
-        self.total_ns += nanoseconds
-        if nanoseconds > self.most_ns:
-            self.most_ns = nanoseconds
+        self.cpu_ns += cpu_ns
+        self.wall_ns += wall_ns
 
     def quantiles(self) -> dict[str, float]:
-        """Median, 99th percentile and largest of the last steps; mean of all."""
-        ring = sorted(self._ring[: min(self.count, len(self._ring))])
-        if not ring:
-            return {}
-        rank = [ring[min(len(ring) - 1, int(q * len(ring)))] / 1000.0 for q in (0.5, 0.99)]
-        mean = self.total_ns / self.count / 1000.0
-        return {"p50Us": rank[0], "p99Us": rank[1], "maxUs": ring[-1] / 1000.0, "meanUs": round(mean, 2)}
+        """Microseconds. The clock's figures hold what the machine's other processes took away as well."""
+        found: dict[str, float] = {}
+        for prefix, ring, total in (("", self._cpu, self.cpu_ns), ("wall", self._wall, self.wall_ns)):
+            last = sorted(ring[: min(self.count, len(ring))])
+            if last:
+                picked = {"P50Us": last[len(last) // 2], "P99Us": last[int(0.99 * len(last))], "MaxUs": last[-1]}
+                picked["MeanUs"] = total // self.count
+                found |= {_name(prefix, name): round(ns / 1000.0, 2) for name, ns in picked.items()}
+        return found
+
+
+def _name(prefix: str, name: str) -> str:
+    return prefix + name if prefix else name[0].lower() + name[1:]
