@@ -17,6 +17,8 @@ RENEW_SECONDS = 60.0
 # Dead bands: below these a change is noise to somebody who reads a status.
 ACCEPTANCE_BAND = 0.15
 THROUGHPUT_BAND = 0.5
+# A figure from a window that was this many times shorter is replaced once: it was of the first few requests.
+MATURER = 4.0
 # Fewer drafts than this say nothing that two digits could hold.
 LEAST_DRAFTS = 100
 
@@ -28,7 +30,7 @@ def acceptance(previous: Mapping[str, Any] | None, recent: Window, now: float, d
         return previous
     if previous and not decided and not _due(previous, now):
         return previous
-    if previous and not decided and abs(previous.get("mean", 0.0) - mean) <= ACCEPTANCE_BAND:
+    if previous and not decided and not _outgrown(previous, recent):
         return previous
     fresh = AcceptanceStatus(
         per_position=[round(rate, 2) for rate in recent.conditional],
@@ -58,6 +60,14 @@ def throughput(previous: Mapping[str, Any] | None, recent: Window, now: float, d
         measured_at=moment.text(now),
     )
     return fresh.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _outgrown(previous: Mapping[str, Any], recent: Window) -> bool:
+    """Whether the published acceptance is off, of another K, or of the first moments of traffic."""
+    off = abs(previous.get("mean", 0.0) - (recent.mean or 0.0)) > ACCEPTANCE_BAND
+    known = len(previous.get("perPosition", ()))
+    another = known > recent.k or known < len(recent.conditional)
+    return off or another or recent.span >= MATURER * max(1.0, previous.get("windowSeconds", 0.0))
 
 
 def _due(previous: Mapping[str, Any], now: float) -> bool:
