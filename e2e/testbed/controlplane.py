@@ -37,14 +37,16 @@ class ControlPlane:
 
     controllers: also run kube-controller-manager (garbage collection, ServiceAccounts, Deployments, quotas,
     disruption budgets). Without it no ServiceAccount `default` appears, and pods are accepted without one.
+    scheduler: also run kube-scheduler, for nodes that `testbed.kwok` plays.
     Everything ends with the process that made it. Several may run at once.
 
         with ControlPlane() as plane:
             plane.kubectl("get", "namespaces")
     """
 
-    def __init__(self, controllers: bool = False, api_flags: Sequence[str] = ()) -> None:
+    def __init__(self, controllers: bool = False, api_flags: Sequence[str] = (), scheduler: bool = False) -> None:
         self.controllers = controllers
+        self.scheduler = scheduler
         self._api_flags = list(api_flags)
         self._folder: Path | None = None
         self._supervised: Supervised | None = None
@@ -88,7 +90,7 @@ class ControlPlane:
 
     @property
     def supervised(self) -> Supervised:
-        """The running programs, by the names etcd, apiserver, controllers."""
+        """The running programs, by the names etcd, apiserver, controllers, scheduler."""
         if self._supervised is None:
             raise RuntimeError("the control plane is not running")
         return self._supervised
@@ -166,6 +168,10 @@ class ControlPlane:
         self.start_apiserver()
         if self.controllers:
             self._start_controllers(secrets)
+        if self.scheduler:
+            config = self.folder / "scheduler.kubeconfig"
+            config.write_text(secrets.kubeconfig(self.server, "system:kube-scheduler"))
+            self.supervised.start("scheduler", components.scheduler(self._kubernetes, config))
 
     def _start_controllers(self, secrets: Secrets) -> None:
         config = self.folder / "controllers.kubeconfig"

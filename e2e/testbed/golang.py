@@ -79,7 +79,9 @@ KUBERNETES = GoModule(
 ETCD = GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, download=70)
 COREDNS = GoModule("coredns", {"coredns": "."}, download=40)
 PAUSE = GoModule("pause", {"pause": "."})
-ALL_MODULES = (KUBERNETES, ETCD, COREDNS, PAUSE)
+ALL_MODULES = (KUBERNETES, ETCD, COREDNS, PAUSE)  # what a whole cluster needs; the others are built where used
+KWOK = GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, download=60)
+KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
 
 
 def version_of(go: str) -> tuple[int, ...]:
