@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gemmaspec.core.observation import Pod, Proof
+from gemmaspec.core.unschedulable import explain, explain_refusal
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,27 @@ _WAITING = {
 }
 
 
-def health(pods: Sequence[Pod], wanted: int, max_restarts: int, downloads: Mapping[str, float] | None = None) -> Health:
-    """Judge the pods of the current revision; the worst one speaks."""
+def health(
+    pods: Sequence[Pod],
+    wanted: int,
+    max_restarts: int,
+    downloads: Mapping[str, float] | None = None,
+    by_label: bool = False,
+    refused: str = "",
+) -> Health:
+    """Judge the pods of the current revision; the worst one speaks.
+
+    by_label: whether nodes are chosen by the GB10 affinity. refused: why the API server takes no more pods.
+    """
     if wanted == 0:
         return Health("Unknown", "ScaledToZero", "replicas is 0: no engine runs and the GPUs are free")
     own = [pod for pod in pods if not pod.terminating]
     for pod in sorted(own, key=lambda pod: pod.name):
-        trouble = _trouble(pod, max_restarts)
+        trouble = _trouble(pod, max_restarts, by_label)
         if trouble is not None:
             return trouble
+    if refused and len(own) < wanted:
+        return Health("False", "PodsRefused", explain_refusal(refused))
     shares = [(downloads or {}).get(pod.uid, 0.0) for pod in own if pod.downloading]
     if shares:
         # In tenths: each change is a write of the status.
@@ -53,11 +66,11 @@ def health(pods: Sequence[Pod], wanted: int, max_restarts: int, downloads: Mappi
     return Health("Unknown", "Starting", f"{ready} of {wanted} engines serve; the others start")
 
 
-def _trouble(pod: Pod, max_restarts: int) -> Health | None:
+def _trouble(pod: Pod, max_restarts: int, by_label: bool) -> Health | None:
     if pod.ready:
         return None
     if pod.unschedulable is not None:
-        return Health("False", "Unschedulable", f"no node takes the engine: {pod.unschedulable}")
+        return Health("False", *explain(pod.unschedulable, by_label))
     if pod.proof is not None and not pod.proof.ok:
         final = pod.proof.deterministic
         tail = "; the engine is parked, its GPU left free" if final else "; preflight tries again"

@@ -31,6 +31,14 @@ class Child:
         return str(value) if value else None
 
     @property
+    def refused(self) -> str:
+        """Why the API server takes no pods of a Deployment (an admission plug-in, a quota); empty while it does."""
+        conditions = self.body.get("status", {}).get("conditions", ())
+        said = next((entry.get("message", "") for entry in conditions if entry["type"] == "ReplicaFailure"), "")
+        # Before these words stands the name of a pod that never was, another one at each try.
+        return _line(said.partition(" is forbidden: ")[2] or said)
+
+    @property
     def replicas(self) -> int:
         """``spec.replicas`` of a Deployment (the API server's default is 1)."""
         return int(self.body.get("spec", {}).get("replicas", 1))

@@ -272,13 +272,19 @@ def _weights(resolved: Resolved) -> dict[str, Any]:
     return {"emptyDir": {}}
 
 
+def by_label(resolved: Resolved) -> bool:
+    """Whether nodes are chosen by the labels of GB10 boxes: a selector of the user's replaces them."""
+    nodes = resolved.spec.nodes
+    return resolved.accelerator is Accelerator.GB10 and not (nodes and nodes.selector)
+
+
 def placement(resolved: Resolved) -> dict[str, Any]:
     """Node selection: GB10 affinity unless a selector replaces it, tolerations, runtime class."""
     nodes = resolved.spec.nodes
     placed: dict[str, Any] = {}
     if nodes and nodes.selector:
         placed["nodeSelector"] = dict(nodes.selector)
-    elif resolved.accelerator is Accelerator.GB10:
+    elif by_label(resolved):
         terms = [
             {"key": "nvidia.com/gpu.product", "operator": "In", "values": GB10_PRODUCTS},
             {"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]},

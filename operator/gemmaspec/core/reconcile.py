@@ -16,6 +16,7 @@ from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
 from gemmaspec.core.observation import Child, Observation, Pod, Sample
 from gemmaspec.core.plan import Plan, engine_identity, plan
+from gemmaspec.core.pod import by_label
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Recipes
 from gemmaspec.core.resolve import Resolved, resolve
@@ -166,17 +167,30 @@ def _facts(
     observation: Observation, resolved: Resolved, planned: Plan, change: Change, evidence: Evidence
 ) -> status.Facts:
     wanted = resolved.spec.replicas
-    current = [pod for pod in observation.pods if pod.revision == planned.revision]
+    # A pod that was evicted stays as an object: its last words are no engine's.
+    current = [pod for pod in observation.pods if pod.revision == planned.revision and pod.occupies]
     scale = rollout.scale(planned.revision, wanted, _asked(observation), observation.pods)
     return status.Facts(
         resolved=resolved,
         revision=planned.revision,
         change=change,
         recent=evidence.recent,
-        health=health(current, wanted, resolved.spec.rollout.max_restarts, observation.downloads),
+        health=health(
+            current,
+            wanted,
+            resolved.spec.rollout.max_restarts,
+            observation.downloads,
+            by_label=by_label(resolved),
+            refused=_refused(observation, planned),
+        ),
         complete=scale.complete,
         pods=current,
     )
+
+
+def _refused(observation: Observation, planned: Plan) -> str:
+    child = observation.child("Deployment", planned.deployment["metadata"]["name"])
+    return child.refused if child else ""
 
 
 def _own(observation: Observation) -> list[Child]:

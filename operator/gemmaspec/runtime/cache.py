@@ -97,7 +97,11 @@ def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
     # A ConfigMap of ours is immutable: its data need not be compared, and is by far the largest part.
     left_out = {"data"} if kind == "ConfigMap" else set() if kind == identity.KIND else {"status"}
-    return {**{key: value for key, value in body.items() if key not in left_out}, "metadata": metadata}
+    kept = {key: value for key, value in body.items() if key not in left_out}
+    if kind == "Deployment":  # of its status only why pods are refused: the rest is the pods' to tell
+        conditions = body.get("status", {}).get("conditions", ())
+        kept["status"] = {"conditions": [entry for entry in conditions if entry["type"] == "ReplicaFailure"]}
+    return {**kept, "metadata": metadata}
 
 
 class Cache:
