@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-import subprocess
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from testbed import Cluster
 from testbed.cluster import ClusterError
+from testbed.relay import copy
 from testbed.usercluster import UserCluster
 
-_PROXY_SECONDS = 15.0
+_FORWARD_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 5.0
 
 
 @contextmanager
@@ -20,33 +24,86 @@ def door(cluster: Cluster | UserCluster, service: str, port: int, namespace: str
     """``http://…`` of a Service, without a trailing slash or /v1, while the context lasts.
 
     On the testbed connections are made from a node to the Service's cluster address, so that kube-proxy carries
-    them as it does for any pod. On a cluster of the user's, the API server's proxy to the Service does (kubectl
-    port-forward would hold on to one pod and break with it); it takes no API keys.
+    them as it does for any pod. On a cluster of the user's, kubectl port-forward carries them; it holds on to one
+    pod, so a new one is started when that has gone. Raises ClusterError when there is nothing to lead to.
     """
     if isinstance(cluster, Cluster):
         with cluster.forward(f"svc/{service}", port, namespace) as local:
             yield f"http://127.0.0.1:{local}"
         return
-    with _api_proxy(cluster) as local:
-        yield f"http://127.0.0.1:{local}/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
+    command = [*cluster.kubectl.command, "port-forward", "-n", namespace, f"svc/{service}", f":{port}"]
+    with _Forwarding(command) as local:
+        yield f"http://127.0.0.1:{local}"
 
 
-@contextmanager
-def _api_proxy(cluster: UserCluster) -> Iterator[int]:
-    command = [*cluster.kubectl.command, "proxy", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as proxy:
+class _Forwarding:
+    """A local port behind which there is always a port-forward that works, as far as there can be one."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="door", daemon=True)
+        self._process: asyncio.subprocess.Process | None = None
+        self._port = 0
+        self._talk: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(_FORWARD_SECONDS + _STOP_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_STOP_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_STOP_SECONDS)
+
+    async def _open(self) -> int:
+        await self._forwarded()
+        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def _close(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def _forwarded(self) -> int:
+        """The port of a port-forward that lives. Raises ClusterError."""
+        async with self._one_at_a_time:
+            if self._process is None or self._process.returncode is not None:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+                )
+                self._port = await asyncio.wait_for(_announced(self._process), _FORWARD_SECONDS)
+                self._talk = asyncio.create_task(_drained(self._process))
+            return self._port
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            yield _port(proxy)
-        finally:
-            proxy.kill()
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", await self._forwarded())
+        except (OSError, TimeoutError, ClusterError):
+            writer.transport.abort()  # as a Service without endpoints would
+            return
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+        for end in (writer, far_writer):
+            with contextlib.suppress(OSError):
+                end.close()
 
 
-def _port(proxy: subprocess.Popen[str]) -> int:
-    assert proxy.stdout is not None
-    end = time.monotonic() + _PROXY_SECONDS
-    said = ""
-    while time.monotonic() < end and (line := proxy.stdout.readline()):
+async def _announced(process: asyncio.subprocess.Process) -> int:
+    assert process.stdout is not None
+    said = b""
+    while line := await process.stdout.readline():
         said += line
-        if found := re.search(r"127\.0\.0\.1:(\d+)", line):
+        if found := re.search(rb"Forwarding from 127\.0\.0\.1:(\d+)", line):
             return int(found[1])
-    raise ClusterError(f"kubectl proxy did not start: {said.strip() or 'no output'}")
+    await process.wait()
+    raise ClusterError(f"no port-forward: {said.decode(errors='replace').strip() or 'no output'}")
+
+
+async def _drained(process: asyncio.subprocess.Process) -> None:
+    """Read on, for ever: it says a line for each connection, and would stop when nobody listened."""
+    assert process.stdout is not None
+    while await process.stdout.read(1 << 12):
+        pass
+    await process.wait()
