@@ -43,7 +43,7 @@ class Traffic:
         code_share: float = 1.0,
         streams: int = 4,
         max_tokens: int = 128,
-        prompt_chars: int = 240,
+        prompt_chars: int = 160,
         call_seconds: float = 60.0,
         seed: int = 0,
     ) -> None:
