@@ -260,6 +260,14 @@ def test_times_of_another_batch_lower_nothing() -> None:
     assert len(serving.moves) == moved
 
 
+def test_a_lasting_loss_of_a_single_user_is_found() -> None:
+    """One request at a time: two minutes hold too few of them to be sure, an hour does not."""
+    serving = SimulatedServing(step_ms=STEEP, prior=PRIOR, boot=60.0)
+    serving.advance(3 * HOUR, Traffic((0.3, 0.3, 0.3, 0.3), streams=1, drafts=300.0))
+    assert serving.moves
+    assert serving.moves[0].reason == "DraftsDoNotPay"
+
+
 def test_no_trial_that_the_remaining_positions_rule_out() -> None:
     """Lowered to K = 1, position 0 is still drafted: while it accepts little, the desired K can't pay."""
     # K = 1 is worth it, K = 4 is not: .55 at position 0, and nothing after it.

@@ -7,7 +7,7 @@ the spec changes; a *mix change* chooses the K with the best expected goodput.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gemmaspec.api.spec import Mode
@@ -61,13 +61,14 @@ class ControlState:
 @dataclass(frozen=True)
 class Evidence:
     """What was seen. ``recent``: since K last took effect, within the window; ``newest``: in the window's later half;
-    ``ever``: since the engines began.
+    ``longer``: over several windows, worked out where it is needed; ``ever``: since the engines began.
 
     settled: every engine runs the effective K and is ready. boot_seconds: what the last start of an engine took.
     """
 
     recent: Window
     newest: Window
+    longer: Callable[[], Window]
     ever: Window
     requests_finished: float
     settled: bool
@@ -181,8 +182,10 @@ def _lower(
     # While the mix changes, the window holds some of both. Its later half chooses, or K would stop half-way and pay
     # for a second start; the whole window must be sure.
     chosen = best(newest.conditional, times, range(settings.k_min, state.effective))
-    sure = gain(upper_conditional(recent, prior.acceptance), times, state.effective, chosen)
     likely = gain(newest.conditional, times, state.effective, chosen)
+    sure = gain(upper_conditional(recent, prior.acceptance), times, state.effective, chosen)
+    if sure < settings.min_gain <= likely:  # one or two long requests prove nothing in a window: look further back
+        sure = gain(upper_conditional(evidence.longer(), prior.acceptance), times, state.effective, chosen)
     hold = _hold(settings, state)
     if min(sure, likely) < settings.min_gain or not _pays(state, likely, hold):
         return _passed(settings, state, likely, now)

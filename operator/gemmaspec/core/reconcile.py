@@ -21,6 +21,8 @@ from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Recipes
 from gemmaspec.core.resolve import Resolved, resolve
 
+# Where a few long requests fill the window, this many windows are looked at before nothing is said to be sure.
+LONGER = 10
 # A name that somebody else holds is looked at again this often.
 FOREIGN_RETRY_SECONDS = 15.0
 
@@ -146,6 +148,7 @@ def _evidence(observation: Observation, resolved: Resolved, state: control.Contr
     return Evidence(
         recent=window(state.effective, series.values(), max(began, min(observation.now - seconds, pair))),
         newest=window(state.effective, series.values(), max(began, min(observation.now - seconds / 2, pair))),
+        longer=lambda: window(state.effective, series.values(), max(began, observation.now - LONGER * seconds)),
         ever=ever,
         requests_finished=finished,
         settled=0 < resolved.spec.replicas == len(ready) == sum(1 for pod in observation.pods if pod.occupies),
