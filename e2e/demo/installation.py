@@ -14,7 +14,7 @@ import yaml
 from testbed.kubectl import Kubectl, KubectlError
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-CRDS: Final = REPOSITORY / "crds"
+CRD: Final = REPOSITORY / "crds" / "gemmaspec.io_gemmaspecdeploys.yaml"
 MANIFESTS: Final = REPOSITORY / "manifests" / "install"
 SAMPLE: Final = REPOSITORY / "manifests" / "samples" / "gemmaspec-tiny.yaml"
 CRD_NAME: Final = "gemmaspecdeploys.gemmaspec.io"
@@ -76,7 +76,7 @@ def described(objects: Iterable[dict[str, Any]]) -> Operator:
 def install_crd(kubectl: Kubectl) -> bool:
     """Apply the CRD and wait until it serves. Returns whether it was there before."""
     before = exists(kubectl, "crd", CRD_NAME)
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
     kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s", timeout=40)
     return before
 
@@ -114,7 +114,7 @@ def remove_operator(kubectl: Kubectl, image: str, keep_crd: bool) -> None:
     objects = [entry for entry in rendered(kubectl, image) if not keep_crd or entry["kind"] not in _SHARED]
     kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=_as_list(objects))
     if not keep_crd:
-        kubectl("delete", "--ignore-not-found", "--timeout=60s", "-f", str(CRDS), timeout=70)
+        kubectl("delete", "--ignore-not-found", "--timeout=60s", "-f", str(CRD), timeout=70)
 
 
 def exists(kubectl: Kubectl, *what: str) -> bool:
