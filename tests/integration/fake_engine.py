@@ -30,9 +30,10 @@ class Traffic:
         return found
 
 
-GOOD = Traffic((0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95))
-BAD = Traffic((0.05, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3))
-BROKEN = Traffic((0.0,) * 8)
+GOOD = Traffic((0.95,) * 8, running=8)
+# Low enough that every K > 0 loses, and no fault: some are accepted.
+BAD = Traffic((0.03,) + (0.1,) * 7, running=8)
+BROKEN = Traffic((0.0,) * 8, running=8)
 SILENCE = Traffic(running=0)
 
 

@@ -20,8 +20,9 @@ HEARTBEAT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Report:
-    """What the kubelet says of a pod's engine container. ``ended`` is the terminated state of the last run."""
+    """What the kubelet says of a pod's container. ``ended`` is the terminated state of the last run."""
 
+    container: str = "engine"
     ready: bool = False
     running: bool = True
     waiting: tuple[str, str] | None = None
@@ -126,34 +127,46 @@ class FakeKubelet:
 def status_of(pod: Mapping[str, Any], report: Report, address: str | None) -> dict[str, Any]:
     """A pod's status as the kubelet would write it."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    state: dict[str, Any] = {"running": {"startedAt": now}}
-    if report.waiting:
-        state = {"waiting": {"reason": report.waiting[0], "message": report.waiting[1]}}
-    elif not report.running:
-        state = {"terminated": dict(report.ended or {})}
-    flags = {"PodScheduled": True, "Initialized": True, "ContainersReady": report.ready, "Ready": report.ready}
-    engine = next(c for c in pod["spec"]["containers"] if c["name"] == "engine")
+    flags = {"PodScheduled": True, "Initialized": report.container == "engine"}
+    flags |= {"ContainersReady": report.ready, "Ready": report.ready}
     status: dict[str, Any] = {
-        "phase": "Pending" if report.waiting and not report.restarts else "Running",
+        "phase": "Running" if report.container == "engine" and not report.waiting else "Pending",
         "conditions": [
             {"type": kind, "status": str(value), "lastTransitionTime": now} for kind, value in flags.items()
         ],
-        "containerStatuses": [
-            {
-                "name": "engine",
-                "image": engine["image"],
-                "imageID": engine["image"],
-                "ready": report.ready,
-                "started": report.ready,
-                "restartCount": report.restarts,
-                "state": state,
-                "lastState": {"terminated": dict(report.ended)} if report.ended and report.running else {},
-            }
-        ],
+        "containerStatuses": [_container(pod, "engine", report, now)],
     }
+    if report.container != "engine":
+        status["initContainerStatuses"] = [_container(pod, report.container, report, now)]
     if address:
         status |= {"podIP": address, "podIPs": [{"ip": address}]}
     return status
+
+
+def _container(pod: Mapping[str, Any], name: str, report: Report, now: str) -> dict[str, Any]:
+    """Status of one container; the engine waits while the report speaks of one before it."""
+    spec = pod["spec"]
+    found = next(c for c in [*spec["containers"], *spec.get("initContainers", ())] if c["name"] == name)
+    state: dict[str, Any] = {"running": {"startedAt": now}}
+    last: dict[str, Any] = {}
+    if name != report.container:
+        state = {"waiting": {"reason": "PodInitializing"}}
+    elif report.waiting:
+        state = {"waiting": {"reason": report.waiting[0], "message": report.waiting[1]}}
+    elif not report.running:
+        state = {"terminated": dict(report.ended or {})}
+    if name == report.container and report.ended and "terminated" not in state:
+        last = {"terminated": dict(report.ended)}
+    return {
+        "name": name,
+        "image": found["image"],
+        "imageID": found["image"],
+        "ready": report.ready,
+        "started": report.ready,
+        "restartCount": report.restarts,
+        "state": state,
+        "lastState": last,
+    }
 
 
 class FakeNode:

@@ -138,9 +138,9 @@ class Scene:
         """Wait for something; what the scene knows is told when it does not come."""
         return wait_for(probe, what, seconds, every=0.03, fail=self.story)
 
-    def converged(self) -> bool:
+    def converged(self, name: str = NAME) -> bool:
         """Whether what runs is what the newest spec asks for, and the status says so."""
-        resource = self.resource()
+        resource = self.resource(name)
         status = resource.get("status", {})
         conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
         return bool(
@@ -184,13 +184,13 @@ class Scene:
         """The fake engines of the pods that run."""
         return [self._engines.at(address) for address in self.kubelet.engine_addresses()]
 
-    def children(self) -> dict[tuple[str, str], dict[str, Any]]:
+    def children(self, name: str = NAME) -> dict[tuple[str, str], dict[str, Any]]:
         """All that the resource owns, by plural and name."""
         return {
             (plural, entry["metadata"]["name"]): entry
             for plural in CHILDREN
             for entry in self.all(plural)
-            if entry["metadata"].get("labels", {}).get(OWNED) == NAME
+            if entry["metadata"].get("labels", {}).get(OWNED) == name
         }
 
     def events(self, reason: str) -> list[dict[str, Any]]:
