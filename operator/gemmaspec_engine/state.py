@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULT", "read_json", "write_json"]
+__all__ = ["RESULT", "read_json", "refused", "write_json"]
 
 RESULT = "preflight.json"
 """Preflight's result: at least ``ok``, ``deterministic``, ``reason``, ``message``, ``remedy``."""
@@ -37,3 +37,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no object")
     return found
+
+
+def refused(state_dir: Path) -> str | None:
+    """The reason for which preflight found that this engine can never start; None when it may.
+
+    A result that is missing or can't be read refuses nothing: the launcher reports that.
+    """
+    try:
+        result = read_json(state_dir / RESULT)
+    except (OSError, ValueError):
+        return None
+    if result is None or result.get("ok") is not False or result.get("deterministic") is not True:
+        return None
+    return str(result.get("reason", "PreflightFailed"))

@@ -3,7 +3,8 @@
 An init container behind preflight, with the engine's image (its huggingface_hub) and the only container besides
 preflight that holds the hub's token.  The engine then starts with HF_HUB_OFFLINE=1 and can't load anything else.
 Downloads are resumed where they stopped; two pods that share a cache take turns.  While it works, the engine's port
-answers ``/progress``, from where the operator's conditions know how far it is.
+answers ``/progress``, from where the operator's conditions know how far it is.  With ``--state-dir`` nothing is
+brought for an engine of which preflight found that it can never start.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gemmaspec_engine import termination
+from gemmaspec_engine.state import refused
 
 __all__ = ["Failure", "Repository", "explain", "main", "parse_model", "size_of"]
 
@@ -195,7 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gemmaspec_engine.weights")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", type=parse_model, action="append", required=True)
+    parser.add_argument("--state-dir", type=Path)
     asked = parser.parse_args(arguments)
+    if asked.state_dir is not None and (reason := refused(asked.state_dir)) is not None:
+        text = f"nothing is downloaded: preflight found {reason}"
+        print(f"gemmaspec weights: {text}", file=sys.stderr)
+        _say(False, Failure("NotDownloaded", text, ""), asked.model)
+        return 0
     home = os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
     progress = Progress(cache)

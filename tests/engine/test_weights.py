@@ -32,7 +32,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def bring(hub: str, home: Path, *models: str, token: str = "") -> tuple[int, dict[str, object], str]:
+def bring(
+    hub: str, home: Path, *models: str, token: str = "", state: Path | None = None
+) -> tuple[int, dict[str, object], str]:
     log = home / "termination"
     home.mkdir(exist_ok=True)
     environment = {
@@ -45,6 +47,7 @@ def bring(hub: str, home: Path, *models: str, token: str = "") -> tuple[int, dic
         "PYTHONPATH": "operator",
     } | ({"HF_TOKEN": token} if token else {})
     command = [sys.executable, "-m", "gemmaspec_engine.weights", "--port", str(free_port())]
+    command += ["--state-dir", str(state)] if state else []
     for model in models:
         command += ["--model", model]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -101,6 +104,29 @@ def test_an_unknown_model_and_an_unknown_revision_are_told_apart(tmp_path: Path)
     with FakeHub(FILES) as hub:
         assert bring(hub.url, tmp_path / "a", "example/none")[1]["reason"] == "ModelNotFound"
         assert bring(hub.url, tmp_path / "b", f"{TARGET}@v9")[1]["reason"] == "RevisionNotFound"
+
+
+def test_nothing_is_downloaded_for_an_engine_that_can_never_start(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    failed = {"ok": False, "deterministic": True, "reason": "DrafterVocabMismatch"}
+    (state / "preflight.json").write_text(json.dumps(failed))
+    with FakeHub(FILES) as hub:
+        code, said, output = bring(hub.url, tmp_path / "hf", TARGET, state=state)
+        assert (code, said["ok"], said["reason"]) == (0, False, "NotDownloaded"), output
+        assert "DrafterVocabMismatch" in str(said["message"])
+        assert hub.served == []
+
+
+@pytest.mark.parametrize("found", [None, "{", '{"ok": true}', '{"ok": false, "deterministic": false}'])
+def test_a_preflight_that_refused_nothing_for_good_lets_weights_come(tmp_path: Path, found: str | None) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    if found is not None:
+        (state / "preflight.json").write_text(found)
+    with FakeHub(FILES) as hub:
+        code, said, output = bring(hub.url, tmp_path / "hf", DRAFTER, state=state)
+    assert (code, said["reason"]) == (0, "Cached"), output
 
 
 def test_progress_is_served_while_another_pod_downloads(tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ def repositories(resolved: Resolved) -> list[str]:
 def weights_container(resolved: Resolved) -> dict[str, Any]:
     """Brings target and drafter into the weight cache; reports its progress on the engine's port."""
     command = ["python3", "-m", "gemmaspec_engine.weights", "--port", str(resolved.port)]
+    command += ["--state-dir", names.STATE_DIR]
     for repository in repositories(resolved):
         command += ["--model", repository]
-    mounted = ("engine", "cache", "weights", "tmp")
+    mounted = ("engine", "state", "cache", "weights", "tmp")
     return {
         "name": names.WEIGHTS_CONTAINER,
         "image": resolved.image,
@@ -169,9 +170,11 @@ def environment(resolved: Resolved, *, engine: bool = False) -> list[dict[str, A
         # vLLM gives up on its own engine after 10 minutes unless told otherwise: shorter than a large cold boot.
         "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.rollout.startup_seconds),
     }
-    if engine and repositories(resolved):
-        fixed["HF_HUB_OFFLINE"] = "1"  # the weights are there; whatever is asked of a hub now must not be had
     given = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
+    if repositories(resolved):
+        # Who downloads must reach the hub; the engine must not: its weights are there, and nothing else may be had.
+        given.pop("HF_HUB_OFFLINE", None)
+        fixed |= {"HF_HUB_OFFLINE": "1"} if engine else {}
     variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in given]
     if engine and spec.service.api_key_secret_ref:
         variables.append(_secret("VLLM_API_KEY", spec.service.api_key_secret_ref))
