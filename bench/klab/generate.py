@@ -17,7 +17,7 @@ VALIDATION = 1_000_000
 def _accept(rng: np.random.Generator, k_max: int) -> tuple[float, ...]:
     kind = rng.random()
     if kind < 0.3:
-        first = rng.uniform(0.02, 0.35)
+        first = rng.uniform(0.05, 0.35)
     elif kind < 0.65:
         first = rng.uniform(0.4, 0.9)
     else:

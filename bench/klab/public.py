@@ -133,9 +133,7 @@ def _autoround() -> Trace:
 
 def _eugr() -> Trace:
     one, eight, rates = times(MS_EUGR_1, 4), times(MS_EUGR_8, 4), RATES_EUGR
-    segments = tuple(
-        Segment(900, rates, batch, ms) for batch, ms in ((1, one), (8, eight), (1, one), (8, eight))
-    )
+    segments = tuple(Segment(900, rates, batch, ms) for batch, ms in ((1, one), (8, eight), (1, one), (8, eight)))
     return Trace("eugr-343", 4, segments, note="GB10, NVFP4: K=2 beats the shipped K=4 at 8 concurrent")
 
 
@@ -183,9 +181,7 @@ def _broken() -> Trace:
 
 def _short() -> Trace:
     ms = times(MS_H100_26B[8], 8)
-    segments = tuple(
-        Segment(800, deep([a], 8), 8, ms, concentration=8.0, request_steps=12) for a in (0.8, 0.5, 0.8)
-    )
+    segments = tuple(Segment(800, deep([a], 8), 8, ms, concentration=8.0, request_steps=12) for a in (0.8, 0.5, 0.8))
     return Trace("short-requests", 8, segments, note="8 streams, twelve drafts a request, very unlike each other")
 
 
@@ -209,7 +205,9 @@ def _concurrency() -> Trace:
         Segment(1000, rates, 8, eight, batch_to=12, growth=0.03),
         Segment(1000, rates, 1, one, batch_to=3, growth=0.09),
     )
-    return Trace("concurrency", 8, segments, outliers=0.004, missing=0.05, note="batch sizes wander, prefills in between")
+    return Trace(
+        "concurrency", 8, segments, outliers=0.004, missing=0.05, note="batch sizes wander, prefills in between"
+    )
 
 
 def public_traces() -> list[Trace]:

@@ -64,12 +64,13 @@ class StepTimes:
     TILT = 0.5
     TILT_KNOWN = 0.25
     CELL = 0.025
-    FIRST = 0.15
-    FIRST_KNOWN = 0.06
+    FIRST = 0.3
+    FIRST_KNOWN = 0.12
     MEMORY = 64.0
     BATCHES = 64
     SUSPECT = 0.02
     GROWTH = 0.0015
+    GROWTH_UNSEEN = 0.005
     REOPENED = 0.1
     SAME = 0.25
     NOISE = 0.04
@@ -267,7 +268,7 @@ class StepTimes:
 
     def _predict(self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]) -> None:
         """Fill `ms` and `doubt`: cells from their own mean, gaps from the fit and their neighbours."""
-        noise2, growth2 = self.noise * self.noise, self.GROWTH * self.GROWTH
+        noise2, growth2, unseen2 = self.noise**2, self.GROWTH**2, self.GROWTH_UNSEEN**2
         unsure, count, x = curve.unsure, curve.count, self._x
         seen = [i for i, n in enumerate(count) if n >= SEEN]
         off = {i: (curve.mean[i] / scale[i] - 1.0) * count[i] / (count[i] + noise2 / cells[i]) for i in seen}
@@ -275,16 +276,16 @@ class StepTimes:
         left, ahead = -1, 0
         for i, base in enumerate(scale):
             extra = cells[i] + (unsure[i] * unsure[i] if unsure else 0.0)
-            age = growth2 * (curve.age - curve.seen[i])
+            age = curve.age - curve.seen[i]
             if i in off:
                 ms.append(base * (1.0 + off[i]))
-                doubt.append(math.sqrt(1.0 / (count[i] / noise2 + 1.0 / extra) + age))
+                doubt.append(math.sqrt(1.0 / (count[i] / noise2 + 1.0 / extra) + growth2 * age))
                 left, ahead = i, ahead + 1
                 continue
             right = seen[ahead] if ahead < len(seen) else -1
             ms.append(base * (1.0 + _between(i, left, right, off, x)))
             spread = cov[0] + cov[1] * x[i] + cov[2] * x[i] * x[i]
-            doubt.append(math.sqrt(max(spread, 0.0) + extra + age))
+            doubt.append(math.sqrt(max(spread, 0.0) + extra + unseen2 * age))
         curve.ms, curve.doubt = ms, doubt
         _order(ms, count)
 

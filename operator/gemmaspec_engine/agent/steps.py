@@ -134,14 +134,14 @@ class Steps:
         if sampled is None or not len(sampled):
             return
         carried, k = output.scheduled_spec_decode_tokens, ended.k
-        invalid = getattr(output, "num_invalid_spec_tokens", None) or ()
+        invalid = getattr(output, "num_invalid_spec_tokens", None) or {}
         prefills = {name for name, _ in ended.prefills} if ended.prefills else ()
         for name in output.num_scheduled_tokens:
             tokens = len(sampled[index[name]])
             if not tokens or name not in requests or (self._lingering and requests[name].is_finished()):
                 continue  # it ended while this step was under way, or is still in its prompt
             ended.tokens += tokens
-            if len(carried.get(name, ())) != k or name in prefills or (name in invalid and invalid[name]):
+            if len(carried.get(name, ())) != k or name in prefills or invalid.get(name):
                 continue
             ended.accepted.append(tokens - 1 if tokens <= k else k)
             ended.requests.append(name)

@@ -46,7 +46,7 @@ class Adaptive(Policy):
     PROBE_FIRST, PROBE_MIN, PROBE_MAX = 16.0, 8.0, 512.0
     PROBE_DEEPER = 1.1
     KEEP = 0.1
-    FOLLOW = 1.5
+    FOLLOW = 0.7
     BURST, REFILL = 24.0, 0.25
     REFRESH = 4
     WEAK = 0.06
