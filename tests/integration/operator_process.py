@@ -58,6 +58,10 @@ class OperatorProcess:
 
         wait_for(listed, "the operator's lists", START_SECONDS, fail=self.log)
 
+    def wait_for_log(self, text: str) -> None:
+        """Wait until it has written this."""
+        wait_for(lambda: text in self.whole_log(), f"{text!r} in the operator's log", START_SECONDS, fail=self.log)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self._plane.supervised.stop(self.user)

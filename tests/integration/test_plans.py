@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
-RECIPES = sorted(load())
 GROUPS = ("api/v1", "apis/apps/v1", "apis/policy/v1", "apis/gemmaspec.io/v1alpha1")
 KINDS = ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"]
 # Of one core, and for the whole command with Python's own start: what the clock on the wall shows where nobody else
@@ -38,9 +35,10 @@ BUSY_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Planned:
-    """What one call of the command printed, and what it took. Times in seconds."""
+    """What one call of the command printed of ``count`` resources, and what it took. Times in seconds."""
 
     name: str
+    count: int
     text: str
     processor: float
     wall: float
@@ -63,12 +61,10 @@ def manifest_of(recipe: Recipe) -> str:
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A file for each recipe, and the samples."""
-    folder = tmp_path_factory.mktemp("manifests")
-    files = [folder / f"{name}.yaml" for name in RECIPES]
-    for file in files:
-        file.write_text(manifest_of(load()[file.stem]))
-    return [*files, *SAMPLES]
+    """The samples, one for each recipe that has a file of its own; and one file with every recipe and variant."""
+    every = tmp_path_factory.mktemp("manifests") / "every.yaml"
+    every.write_text("---\n".join(manifest_of(recipe) for recipe in load().values()))
+    return [*SAMPLES, every]
 
 
 def run_plan(sources: Path, file: Path, out: Path) -> Planned:
@@ -82,7 +78,8 @@ def run_plan(sources: Path, file: Path, out: Path) -> Planned:
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, f"{file.name}: {out.read_text()[-2000:]}"
     wall = time.monotonic() - began
-    return Planned(file.stem, out.read_text(), usage.ru_utime + usage.ru_stime, wall)
+    count = file.read_text().count("kind: GemmaSpecDeploy\n")
+    return Planned(file.stem, count, out.read_text(), usage.ru_utime + usage.ru_stime, wall)
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +87,18 @@ def plans(manifests: list[Path], operator_sources: Path, tmp_path_factory: pytes
     """Every plan, printed by the command."""
     out = tmp_path_factory.mktemp("plans")
     run_plan(operator_sources, manifests[0], out / "first.yaml")  # compiles the copied sources
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(run_plan, operator_sources, file, out / f"{i}.yaml") for i, file in enumerate(manifests)]
-        return [job.result() for job in jobs]
+    return [run_plan(operator_sources, file, out / file.name) for file in manifests]
 
 
 @pytest.fixture(scope="module")
-def schemas(control_plane: ControlPlane, crd_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def schemas(control_plane: ControlPlane, crd_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Schemas of what the API server serves, the resource included."""
     control_plane.kubectl("apply", "--server-side", "-f", str(crd_file))
     folder = tmp_path_factory.mktemp("schemas")
     api = Api(control_plane.kubeconfig)
     wait_for(lambda: api.ready(f"/openapi/v3/{GROUPS[-1]}"), "the published definition", 30)
     assert write_schemas(api, folder, GROUPS) > len(GROUPS)
-    yield folder
+    return folder
 
 
 def everything(plans: list[Planned]) -> str:
@@ -111,32 +106,42 @@ def everything(plans: list[Planned]) -> str:
 
 
 def faults(manifests: str, schemas: Path) -> list[str]:
-    return [
-        f"{r['kind']} {r['name']}: {r['msg']}" for r in kubeconform(manifests, schemas) if r["status"] != "statusValid"
-    ]
+    """What kubeconform finds wrong; a document of comments alone is none."""
+    told = [record for record in kubeconform(manifests, schemas) if record["kind"]]
+    assert told
+    return [f"{r['kind']} {r['name']}: {r['msg']}" for r in told if r["status"] != "statusValid"]
+
+
+def total(plans: list[Planned]) -> int:
+    return sum(planned.count for planned in plans)
 
 
 def test_plan_prints_within_a_second(plans: list[Planned], record_property: Any) -> None:
-    slowest = max(plans, key=lambda planned: planned.processor)
-    record_property("slowest", f"{slowest.name}: {slowest.processor:.2f} s of a core, {slowest.wall:.2f} s")
-    print(f"slowest of {len(plans)}: {slowest.name}, {slowest.processor:.2f} s of a core, {slowest.wall:.2f} s")
-    late = {p.name: p.processor for p in plans if p.processor >= PLAN_SECONDS or p.wall >= BUSY_SECONDS}
-    assert not late
+    """One resource a call; and all the variants in one call cost little more than their shared start."""
+    *single, every = plans
+    slowest = max(single, key=lambda planned: planned.processor)
+    each = (every.processor - slowest.processor) / (every.count - 1)
+    told = f"{slowest.name}: {slowest.processor:.2f} s of a core, {slowest.wall:.2f} s; {each:.3f} s each further one"
+    record_property("slowest", told)
+    print(told)
+    assert not {p.name: p.processor for p in single if p.processor >= PLAN_SECONDS or p.wall >= BUSY_SECONDS}
+    assert each < PLAN_SECONDS / 5
 
 
 def test_plan_holds_all_objects_and_says_the_command(plans: list[Planned]) -> None:
-    assert [planned.name for planned in plans] == [*RECIPES, *(file.stem for file in SAMPLES)]
+    assert [planned.count for planned in plans] == [1] * len(SAMPLES) + [len(load())]
     for planned in plans:
-        first, _, _ = planned.text.partition("\n")
-        assert first.startswith("# ")
-        assert "python3 -m vllm.entrypoints.openai.api_server --model " in first
-        assert sorted(body["kind"] for body in yaml.safe_load_all(planned.text)) == KINDS
+        bodies = list(yaml.load_all(planned.text, Loader=yaml.CSafeLoader))
+        assert sorted(body["kind"] for body in bodies) == sorted(KINDS * planned.count)
+        commands = [line for line in planned.text.splitlines() if line.startswith("# ")]
+        assert len(commands) == planned.count
+        assert all("python3 -m vllm.entrypoints.openai.api_server --model " in line for line in commands)
 
 
 def test_kubeconform_passes_plans_and_samples(plans: list[Planned], schemas: Path, manifests: list[Path]) -> None:
     text = everything(plans)
     assert faults(text, schemas) == []
-    assert len([r for r in kubeconform(text, schemas) if r["kind"]]) == len(KINDS) * len(plans)
+    assert len([record for record in kubeconform(text, schemas) if record["kind"]]) == len(KINDS) * total(plans)
     assert faults("\n---\n".join(file.read_text() for file in manifests), schemas) == []
 
 
@@ -163,8 +168,8 @@ def test_api_server_takes_plans_and_samples(
 ) -> None:
     check = ("--dry-run=server", "--validate=strict")
     said = control_plane.kubectl.apply(everything(plans), *check)
-    assert said.count("(server dry run)") == len(KINDS) * len(plans)
+    assert said.count("(server dry run)") == len(KINDS) * total(plans)
     said = control_plane.kubectl.apply("\n---\n".join(file.read_text() for file in manifests), *check)
-    assert said.count("created (server dry run)") == len(manifests)
-    with pytest.raises(KubectlError, match='unknown field "spec.template.spec.containers\\[0\\].lifecycle.preStopp"'):
+    assert said.count("created (server dry run)") == total(plans)
+    with pytest.raises(KubectlError, match=r'unknown field "spec.template.spec.containers\[0\].lifecycle.preStopp"'):
         control_plane.kubectl.apply(plans[0].text.replace("preStop:", "preStopp:"), *check)

@@ -109,6 +109,14 @@ class Cluster:
         except Missing:
             return None
 
+    async def serves_resource(self) -> bool:
+        """Whether the API server serves the custom resource: its definition is installed."""
+        try:
+            found = await self._request("GET", f"/apis/{identity.GROUP}/{identity.VERSION}")
+        except Missing:
+            return False
+        return any(resource["name"] == identity.PLURAL for resource in found.get("resources", ()))
+
     async def write_status(self, namespace: str, name: str, uid: str, status: Mapping[str, Any]) -> dict[str, Any]:
         """Server-side apply of the whole status. Raises Missing or Stale where the resource is gone or another."""
         body = {

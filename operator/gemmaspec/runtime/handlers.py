@@ -39,6 +39,7 @@ CHILDREN = (
     ("apps", "v1", "deployments", "Deployment"),
 )
 PODS = ("", "v1", "pods")
+DEFINITION_RETRY_SECONDS = 2.0
 
 
 class Operator:
@@ -56,11 +57,21 @@ class Operator:
         """Connect, and start the workers; they wait until a handler wakes a resource, after the indices are full."""
         self.cache = Cache(resources, children, pods)
         self._cluster = await Cluster.connect()
+        await self._wait_for_definition(self._cluster)
         scraper = Scraper(self._engines, self.cache, self._port, self.queue.wake, self._options.scrape_seconds)
         settings = Settings(load(), engine_files(), self._options.host_path_prefixes)
         worker = Worker(self.queue, self.cache, self._cluster, scraper, settings)
         jobs = [worker.run() for _ in range(self._options.workers)]
         self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run()]]
+
+    async def _wait_for_definition(self, cluster: Cluster) -> None:
+        """kopf looks once for what it shall watch: a definition that is installed later would never be served."""
+        told = False
+        while not await cluster.serves_resource():
+            if not told:
+                log.warning("the definition of %s.%s is not installed; waiting for it", identity.PLURAL, identity.GROUP)
+                told = True
+            await asyncio.sleep(DEFINITION_RETRY_SECONDS)
 
     async def stop(self) -> None:
         """Stop the workers and close connections. What is half done, the next start repairs."""
