@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from gemmaspec.core.recipe import Recipe
 from gemmaspec.recipes import load
@@ -65,6 +63,9 @@ def _yaml(chosen: list[Recipe]) -> str:
 
 
 def _table(chosen: list[Recipe]) -> None:
+    from rich.console import Console  # a tenth of a second that no other command has to spend
+    from rich.table import Table
+
     table = Table("recipe", "K", "you add", "summary", box=None, header_style="bold", pad_edge=False)
     for recipe in chosen:
         needs = ["image"] * recipe.image_required + ["patch"] * bool(recipe.patch_required)
