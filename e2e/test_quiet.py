@@ -27,10 +27,10 @@ def test_steady_traffic_causes_no_mutating_request(tiny: Tiny) -> None:
         mark, before = audit.mark(), tiny.resource.read()
         end = time.monotonic() + SECONDS
         wait_for(lambda: time.monotonic() >= end, "the end of the quiet", SECONDS + 60, 1.0)
-        written = audit.mutations(mark, user=operator.user)
+        written, after = audit.mutations(mark, user=operator.user), tiny.resource.read()
         assert traffic.rate(SECONDS) > 0, "no traffic flowed: nothing was proved"
     assert [f"{event.stamp} {event.verb} {event.uri}: {event.body}" for event in written] == []
-    assert tiny.resource.read() == before
+    assert after == before
 
 
 def _figures_stand(tiny: Tiny, rate: float) -> bool:
