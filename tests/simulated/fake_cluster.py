@@ -213,6 +213,9 @@ class FakeScraper:
     def __init__(self) -> None:
         self.series: dict[str, list[Sample]] = {}
 
+    def reports(self, pods: object) -> dict[str, tuple[object, ...]]:
+        return {}
+
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
         return {pod.uid: tuple(self.series[pod.uid]) for pod in pods if pod.uid in self.series}
 

@@ -10,6 +10,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample as MetricSample
 
+from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Sample
 
 SCRAPE_SECONDS = 4.0
@@ -104,18 +105,64 @@ class Engines:
         except (ValueError, KeyError, TypeError) as error:
             raise ScrapeError(f"no progress of a download: {error}") from error
 
-    async def _get(self, ip: str, port: int, path: str) -> bytes:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=SCRAPE_SECONDS)
-            self._session = aiohttp.ClientSession(timeout=timeout)
-        host = f"[{ip}]" if ":" in ip else ip
+    async def report(self, ip: str, port: int, token: str, now: float) -> Report:
+        """What the agent at ``ip`` says of itself. Raises ScrapeError."""
+        return parse_report(await self._get(ip, port, "/status", token), now)
+
+    async def steer(self, ip: str, port: int, token: str, wanted: Wanted) -> None:
+        """Give the agent its settings. Raises ScrapeError where it does not take them."""
+        url = f"http://{_host(ip)}:{port}/k"
         try:
-            async with self._session.get(f"http://{host}:{port}{path}", allow_redirects=False) as response:
+            async with self._open().put(url, json=wanted.body(), headers=_bearer(token)) as response:
+                if response.status != 200:
+                    raise ScrapeError(f"HTTP {response.status}: {(await response.text())[:300]}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ScrapeError(f"{type(error).__name__}: {error}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SCRAPE_SECONDS))
+        return self._session
+
+    async def _get(self, ip: str, port: int, path: str, token: str = "") -> bytes:
+        url = f"http://{_host(ip)}:{port}{path}"
+        try:
+            async with self._open().get(url, headers=_bearer(token), allow_redirects=False) as response:
                 if response.status != 200:
                     raise ScrapeError(f"HTTP {response.status}")
                 return await _whole(response.content)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ScrapeError(f"{type(error).__name__}: {error}") from error
+
+
+def _host(ip: str) -> str:
+    return f"[{ip}]" if ":" in ip else ip
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def parse_report(body: bytes, now: float) -> Report:
+    """Read an agent's /status (docs/live-k.md). Raises ScrapeError for anything else."""
+    try:
+        told = json.loads(body)
+        k, fallback = told["k"], told["k"].get("fallback")
+        return Report(
+            time=now,
+            live=bool(told["live"]),
+            reason=str(k.get("reason") or told.get("reason") or ""),
+            k=int(k["now"]),
+            settings=Wanted(str(k["mode"]), int(k["k"]), int(k["kMin"]), int(k["kMax"])),
+            positions=tuple(
+                (int(entry["drafted"]), int(entry["accepted"])) for entry in told["acceptance"]["positions"]
+            ),
+            requests=int(told["acceptance"]["requests"]),
+            steps={int(key): int(entry["steps"]) for key, entry in told["steps"]["perK"].items()},
+            fallback=f"{fallback['where']}: {fallback['error']}" if fallback else "",
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ScrapeError(f"no agent's status: {type(error).__name__}: {error}") from error
 
 
 async def _whole(stream: aiohttp.StreamReader) -> bytes:

@@ -12,6 +12,8 @@ PACKAGE = "gemmaspec_engine"
 
 # What the pod starts with `python3 -m`, and the import hook that patched modules need.
 ENTRIES = ("launch", "preflight", "probe", "pinned_import", "weights")
+# With the agent that moves K in the running engine.
+LIVE_ENTRIES = (*ENTRIES, "agent.scheduler", "agent.plugin")
 SITE = "site/sitecustomize.py"
 
 

@@ -42,12 +42,16 @@ class Mode(StrEnum):
 
     FIXED = "Fixed"
     ROLLBACK = "Rollback"
+    ADAPTIVE = "Adaptive"
 
 
 class Actuator(StrEnum):
-    """How K is changed: ``Restart`` makes a new revision; ``Auto`` takes the best that the engine offers."""
+    """How K is changed: ``Live`` by the agent in the engine, between two steps; ``Restart`` by a new revision;
+    ``Auto`` takes Live where that vLLM was tested on that device.
+    """
 
     AUTO = "Auto"
+    LIVE = "Live"
     RESTART = "Restart"
 
 
@@ -372,14 +376,17 @@ class Control(Model):
 
     mode: Mode | None = Field(
         None,
-        description="`Fixed` reports only; `Rollback` (default) lowers K on evidence and raises it again after a hold.",
+        description="`Fixed` reports only; `Rollback` (default) lowers K on evidence and raises it again later; "
+        "`Adaptive` moves K both ways within kMin and kMax, step by step (Live only).",
     )
     k_min: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(None, description="Least K. Default 0.")
     k_max: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(
         None, description=f"Greatest K. Default {DEFAULT_K_MAX}."
     )
     actuator: Actuator | None = Field(
-        None, description="`Restart` changes K by a new revision. `Auto` (default) takes the best that acts."
+        None,
+        description="`Live` changes K in the running engine; `Restart` by a new revision. `Auto` (default) takes Live "
+        "where this vLLM was tested on this device.",
     )
     window_seconds: Annotated[int, Field(ge=5, le=86_400)] | None = Field(
         None, description="How far back evidence is taken from. Default 120."

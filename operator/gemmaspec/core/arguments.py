@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from gemmaspec.api.spec import Method, ModelSpec, Scheduling
+from gemmaspec.core import live as live_k
 from gemmaspec.core.resolve import Resolved
 
 SHUTDOWN_TIMEOUT_SINCE = (0, 18)
@@ -18,8 +19,9 @@ SHUTDOWN_TIMEOUT_SINCE = (0, 18)
 NGRAM_LOOKUP_MAX = 4
 
 
-def engine_arguments(resolved: Resolved, k: int) -> list[str]:
-    """Arguments of vLLM's OpenAI server for this spec at ``k`` draft tokens a step.
+def engine_arguments(resolved: Resolved, k: int, live: bool = False) -> list[str]:
+    """Arguments of vLLM's OpenAI server for this spec at ``k`` draft tokens a step; ``live``: with the agent, for
+    every K of its grid.
 
     Order is fixed: the list is hashed into the revision.
     """
@@ -29,12 +31,14 @@ def engine_arguments(resolved: Resolved, k: int) -> list[str]:
     arguments += _model(spec.model)
     arguments += _scheduling(spec.engine.scheduling)
     arguments += _memory(resolved)
-    speculative = speculative_config(resolved, k)
+    speculative = speculative_config(resolved, k, live)
     if speculative:
         arguments += ["--speculative-config", json.dumps(speculative, separators=(",", ":"))]
     arguments += ["--host", "0.0.0.0", "--port", str(resolved.port)]  # noqa: S104 (a pod serves its network)
     if resolved.vllm is None or resolved.vllm >= SHUTDOWN_TIMEOUT_SINCE:
         arguments += ["--shutdown-timeout", str(spec.rollout.drain_seconds)]
+    if live:
+        arguments += live_k.arguments(resolved)
     return arguments + list(spec.engine.extra_args or [])
 
 
@@ -88,9 +92,9 @@ def _memory(resolved: Resolved) -> list[str]:
     )
 
 
-def speculative_config(resolved: Resolved, k: int) -> dict[str, Any]:
+def speculative_config(resolved: Resolved, k: int, live: bool = False) -> dict[str, Any]:
     """Value of ``--speculative-config``; empty where speculation is off (K = 0 is no valid value there)."""
-    if k == 0 or resolved.method is Method.OFF:
+    if (k == 0 and not live) or resolved.method is Method.OFF:
         return {}
     config: dict[str, Any] = {"method": str(resolved.method)}
     speculative = resolved.spec.speculative
@@ -99,7 +103,7 @@ def speculative_config(resolved: Resolved, k: int) -> dict[str, Any]:
         config["model"] = drafter.model
         if drafter.revision:
             config["revision"] = drafter.revision
-    config["num_speculative_tokens"] = k
+    config |= live_k.speculation(resolved) if live else {"num_speculative_tokens": k}
     if resolved.method is Method.NGRAM:
         config["prompt_lookup_max"] = NGRAM_LOOKUP_MAX
     return config

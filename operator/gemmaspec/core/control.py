@@ -29,6 +29,8 @@ PROVED_DRAFTS = 50
 
 # Times of a step are comparable between like batches: more requests make every step slower, whatever K is.
 LIKE_BATCH = 1.5
+# Where agents move K, the published one follows at most this often: under Adaptive it moves by itself all the time.
+PUBLISH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, order=True)
@@ -106,7 +108,7 @@ def step(
     """One step of the machine. Missing evidence changes nothing."""
     if state.engine != engine:
         return Change(start(engine, desired))
-    if state.desired != desired:
+    if state.desired != desired or state.effective > desired:
         # Somebody asks for another K: that is also how a retry after a fault is asked for.
         fresh = replace(start(engine, desired), proved=state.proved, steps=state.steps, boot_seconds=state.boot_seconds)
         return Change(replace(fresh, changed_at=now))
@@ -126,6 +128,37 @@ def step(
     if lowered is not None:
         return lowered
     return _raise(settings, state, evidence, times, prior, now) or Change(state)
+
+
+def watch(
+    settings: ControlSettings,
+    state: ControlState,
+    engine: str,
+    desired: int,
+    evidence: Evidence,
+    running: tuple[int, str] | None,
+    now: float,
+) -> Change:
+    """One step where the agents in the engines move K: a fault ends speculation, all else is theirs.
+
+    running: the K that they run with, and why; published when it moved, at most once in ``PUBLISH_SECONDS``.
+    """
+    if state.engine != engine:
+        return Change(start(engine, desired))
+    if state.desired != desired:
+        return Change(replace(start(engine, desired), proved=state.proved, changed_at=now))
+    state = _learn(state, evidence)
+    if not state.fault and _is_fault(state, evidence):
+        if settings.mode is Mode.FIXED:
+            return Change(_fixed(state, evidence, now))
+        return _fault(state, evidence, now)
+    if running is None or running[0] == state.effective:
+        return Change(state)
+    if state.changed_at is not None and now - state.changed_at < PUBLISH_SECONDS:
+        return Change(state)
+    k, why = running
+    reason = state.reason if state.fault else "" if k == desired else why
+    return Change(replace(state, effective=k, changed_at=now, reason=reason))
 
 
 def _learn(state: ControlState, evidence: Evidence) -> ControlState:

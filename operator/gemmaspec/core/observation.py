@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gemmaspec.core import names
-from gemmaspec.core.plan import Owner
+from gemmaspec.core.agent import Report
+from gemmaspec.core.owner import Owner
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Pod:
     ended: Ended | None = None
     proof: Proof | None = None
     downloading: bool = False
+    live: bool = False
     download_failed: Ended | None = None
     image_digest: str | None = None
 
@@ -148,6 +150,7 @@ class Observation:
     children: tuple[Child, ...] = ()
     pods: tuple[Pod, ...] = ()
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)  # by pod uid
+    agents: Mapping[str, Sequence[Report]] = field(default_factory=dict)  # of the last minute, by pod uid
     downloads: Mapping[str, float] = field(default_factory=dict)  # share of the weights that are there, by pod uid
     foreign: tuple[Foreign, ...] = ()
 
@@ -192,6 +195,7 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
         waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
         ended=ended_from(ended) if ended else None,
         proof=_proof(status),
+        live=metadata.get("annotations", {}).get(names.ACTUATOR_ANNOTATION) == "Live",
         downloading="running" in _init_container(status, names.WEIGHTS_CONTAINER).get("state", {}),
         download_failed=_download_failure(status),
         image_digest=_image_digest(container.get("imageID", "")),

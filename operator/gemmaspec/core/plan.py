@@ -14,7 +14,8 @@ from typing import Any
 
 from gemmaspec.api import identity
 from gemmaspec.api.spec import Accelerator, TransformersMode
-from gemmaspec.core import names
+from gemmaspec.core import live, names
+from gemmaspec.core.owner import Owner as Owner
 from gemmaspec.core.pod import config_key, pod_template
 from gemmaspec.core.resolve import Resolved
 
@@ -24,15 +25,6 @@ REVISION_LENGTH = 10
 GIB = 1024**3
 # Whose memory the engine takes, in the launcher's words: GB10 shares the host's, other GPUs have their own.
 DEVICES = {Accelerator.GB10: "cuda", Accelerator.ANY: "discrete", Accelerator.CPU: "cpu"}
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The resource that owns the children."""
-
-    namespace: str
-    name: str
-    uid: str
 
 
 @dataclass(frozen=True)
@@ -48,10 +40,16 @@ class Plan:
     deployment: dict[str, Any]
 
 
-def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str]) -> Plan:
-    """Objects for this spec at ``k``; ``files`` maps paths of engine files to their text."""
+def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str], agent: str | None = None) -> Plan:
+    """Objects for this spec at ``k``; ``files`` maps paths of engine files to their text.
+
+    agent: the token of the agent that moves K in the running engine. The revision then depends on the grid of K
+    and not on ``k``.
+    """
+    if agent:
+        k = max(live.grid(resolved))
     pin = pin_file(resolved, files)
-    revision = revision_of(owner.name, resolved, k, files, pin)
+    revision = revision_of(owner.name, resolved, k, files, pin, agent)
     return Plan(
         owner=owner,
         revision=revision,
@@ -59,7 +57,7 @@ def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str]) -> 
         engine=engine_identity(resolved),
         shared=(service_account(owner), service(owner, resolved), disruption_budget(owner)),
         config=config_map(owner, revision, files, pin),
-        deployment=deployment(owner, resolved, k, revision, files),
+        deployment=deployment(owner, resolved, k, revision, files, agent),
     )
 
 
@@ -69,9 +67,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def revision_of(name: str, resolved: Resolved, k: int, files: Mapping[str, str], pin: str) -> str:
+def revision_of(
+    name: str, resolved: Resolved, k: int, files: Mapping[str, str], pin: str, agent: str | None = None
+) -> str:
     """Name of the revision: the hash of all that needs a restart (pod template, engine files, pin)."""
-    template = pod_template(name, resolved, k, "", files)
+    template = pod_template(name, resolved, k, "", files, agent)
     return digest([template, dict(files), pin])[:REVISION_LENGTH]
 
 
@@ -210,7 +210,9 @@ def config_map(owner: Owner, revision: str, files: Mapping[str, str], pin: str) 
     }
 
 
-def deployment(owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]) -> dict[str, Any]:
+def deployment(
+    owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str], agent: str | None = None
+) -> dict[str, Any]:
     """The Deployment of one revision. Its template never changes; only its replica count does."""
     match = names.selector(owner.name) | {names.REVISION_LABEL: revision}
     metadata = _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision})
@@ -225,6 +227,6 @@ def deployment(owner: Owner, resolved: Resolved, k: int, revision: str, files: M
             "revisionHistoryLimit": 0,
             "progressDeadlineSeconds": resolved.spec.rollout.startup_seconds + 600,
             "selector": {"matchLabels": match},
-            "template": pod_template(owner.name, resolved, k, revision, files),
+            "template": pod_template(owner.name, resolved, k, revision, files, agent),
         },
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemmaspec.api.spec import Accelerator, EnvVar, Patch, SecretKeyRef, TransformersMode
-from gemmaspec.core import names
+from gemmaspec.core import live, names
 from gemmaspec.core.arguments import engine_arguments
 from gemmaspec.core.resolve import GB10_MEMORY_GIB, Resolved
 
@@ -19,8 +19,13 @@ TEARDOWN_SECONDS = 15
 PROBE_PERIOD_SECONDS = 5
 
 
-def pod_template(name: str, resolved: Resolved, k: int, revision: str, files: Mapping[str, str]) -> dict[str, Any]:
-    """Pod template for ``revision``; ``files`` are the engine files (path -> text) that its ConfigMap holds."""
+def pod_template(
+    name: str, resolved: Resolved, k: int, revision: str, files: Mapping[str, str], agent: str | None = None
+) -> dict[str, Any]:
+    """Pod template for ``revision``; ``files`` are the engine files (path -> text) that its ConfigMap holds.
+
+    agent: the token of the agent that moves K in the running engine; None where K is moved by restart.
+    """
     spec = resolved.spec
     labels = names.labels(name) | {names.REVISION_LABEL: revision}
     grace = PRE_STOP_SECONDS + spec.rollout.drain_seconds + TEARDOWN_SECONDS
@@ -31,17 +36,18 @@ def pod_template(name: str, resolved: Resolved, k: int, revision: str, files: Ma
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "initContainers": init_containers(resolved, k),
-        "containers": [engine_container(resolved, k)],
+        "initContainers": init_containers(resolved, k, agent),
+        "containers": [engine_container(resolved, k, agent)],
         "volumes": volumes(name, resolved, revision, files),
     }
     body |= placement(resolved)
-    return {"metadata": {"labels": labels, "annotations": {names.K_ANNOTATION: str(k)}}, "spec": body}
+    annotations = {names.K_ANNOTATION: str(k)} | ({names.ACTUATOR_ANNOTATION: "Live"} if agent else {})
+    return {"metadata": {"labels": labels, "annotations": annotations}, "spec": body}
 
 
-def init_containers(resolved: Resolved, k: int) -> list[dict[str, Any]]:
+def init_containers(resolved: Resolved, k: int, agent: str | None = None) -> list[dict[str, Any]]:
     """Preflight, then the download of weights where any come from a hub."""
-    containers = [preflight_container(resolved, k)]
+    containers = [preflight_container(resolved, k, agent)]
     return [*containers, weights_container(resolved)] if repositories(resolved) else containers
 
 
@@ -76,7 +82,7 @@ def weights_container(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def preflight_container(resolved: Resolved, k: int) -> dict[str, Any]:
+def preflight_container(resolved: Resolved, k: int, agent: str | None = None) -> dict[str, Any]:
     """The proof of the pin, before weights load: the engine's own image, arguments, environment and resources."""
     mounts = [mount for mount in _mounts(resolved) if mount["name"] not in ("patches", "overlay")]
     if _patches(resolved):
@@ -88,19 +94,21 @@ def preflight_container(resolved: Resolved, k: int) -> dict[str, Any]:
         ]
     if _overlay(resolved):
         mounts.append({"name": "overlay", "mountPath": names.OVERLAY_DIR})
-    container = _container(resolved, k, names.PREFLIGHT_CONTAINER, "preflight", mounts)
+    container = _container(resolved, k, names.PREFLIGHT_CONTAINER, "preflight", mounts, agent)
     return {**container, "env": [*environment(resolved), *_token(resolved)]}
 
 
-def _container(resolved: Resolved, k: int, name: str, module: str, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+def _container(
+    resolved: Resolved, k: int, name: str, module: str, mounts: list[dict[str, Any]], agent: str | None
+) -> dict[str, Any]:
     """What the two containers share."""
     return {
         "name": name,
         "image": resolved.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", f"gemmaspec_engine.{module}", "--"],
-        "args": engine_arguments(resolved, k),
-        "env": environment(resolved, engine=name == names.ENGINE_CONTAINER),
+        "args": engine_arguments(resolved, k, live=agent is not None),
+        "env": environment(resolved, engine=name == names.ENGINE_CONTAINER, agent=agent),
         "resources": resources(resolved),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -133,11 +141,11 @@ def _mounts(resolved: Resolved) -> list[dict[str, Any]]:
     return mounts
 
 
-def engine_container(resolved: Resolved, k: int) -> dict[str, Any]:
+def engine_container(resolved: Resolved, k: int, agent: str | None = None) -> dict[str, Any]:
     """The engine's container: the launcher, which starts and supervises vLLM."""
     health = {"path": "/health", "port": "http"}
     startup = resolved.spec.rollout.startup_seconds
-    own = {
+    own: dict[str, Any] = {
         "ports": [{"name": "http", "containerPort": resolved.port, "protocol": "TCP"}],
         "startupProbe": {
             "httpGet": health,
@@ -150,10 +158,14 @@ def engine_container(resolved: Resolved, k: int) -> dict[str, Any]:
         "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 20, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
     }
-    return _container(resolved, k, names.ENGINE_CONTAINER, "launch", _mounts(resolved)) | own
+    if agent:
+        own["ports"].append({"name": "agent", "containerPort": live.AGENT_PORT, "protocol": "TCP"})
+        # Tokens are the pulse: vLLM's /health stays 200 while a livelocked engine gives nothing.
+        own["livenessProbe"] |= {"httpGet": {"path": "/livez", "port": "agent"}, "timeoutSeconds": 10}
+    return _container(resolved, k, names.ENGINE_CONTAINER, "launch", _mounts(resolved), agent) | own
 
 
-def environment(resolved: Resolved, *, engine: bool = False) -> list[dict[str, Any]]:
+def environment(resolved: Resolved, *, engine: bool = False, agent: str | None = None) -> list[dict[str, Any]]:
     """Environment of the pod's containers: what the operator needs, then the user's; the engine's own on top."""
     spec = resolved.spec
     fixed = {
@@ -170,6 +182,8 @@ def environment(resolved: Resolved, *, engine: bool = False) -> list[dict[str, A
         # vLLM gives up on its own engine after 10 minutes unless told otherwise: shorter than a large cold boot.
         "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.rollout.startup_seconds),
     }
+    if agent:
+        fixed |= live.environment(agent)
     given = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
     if repositories(resolved):
         # Who downloads must reach the hub; the engine must not: its weights are there, and nothing else may be had.

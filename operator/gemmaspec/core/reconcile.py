@@ -7,11 +7,12 @@ Order matters for crashes. A decision that carries state (K moved, a drafter pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from gemmaspec.core import control, drift, memory, names, rollout, status
+from gemmaspec.core import control, drift, live, memory, names, rollout, status
 from gemmaspec.core.acceptance import lifetime, window
+from gemmaspec.core.agent import Wanted
 from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
 from gemmaspec.core.observation import Child, Observation, Pod, Sample
@@ -34,6 +35,8 @@ class Settings:
     recipes: Recipes
     files: Mapping[str, str]
     host_path_prefixes: tuple[str, ...] = ()
+    key: bytes = b""
+    live_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,21 @@ class Reset:
 
 
 @dataclass(frozen=True)
+class Steer:
+    """Tell an agent its settings."""
+
+    pod: Pod
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
 class Delete:
     """Remove a child of ours that the plan no longer holds."""
 
     child: Child
 
 
-Action = Create | Apply | Reset | Delete
+Action = Create | Apply | Reset | Delete | Steer
 
 
 @dataclass(frozen=True)
@@ -98,17 +109,24 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
     try:
         resolved = resolve(observation.resource.spec, settings.recipes)
         _allowed(resolved, settings)
+        unavailable = live.problem(resolved, bool(settings.key))
+        if unavailable:
+            raise Stalling(unavailable)
     except Stalling as stalling:
         return Decision(status=status.stalled(observation, stalling.problems))
-    change, evidence = decide_k(observation, resolved)
-    planned = plan(observation.resource.owner, resolved, change.state.effective, settings.files)
-    facts = _facts(observation, resolved, planned, change, evidence)
+    agent = _agent(observation, resolved, settings)
+    change, evidence = decide_k(observation, resolved, agent is not None)
+    files = settings.live_files if agent else settings.files
+    planned = plan(observation.resource.owner, resolved, change.state.effective, files, agent)
+    facts = _facts(observation, resolved, planned, change, evidence, live=agent is not None)
     body = status.working(observation, facts)
     known = memory.load(observation.resource.status)
     if known is not None and memory.load(body) != known:
         # The state of the machine changed: store it, act in the next pass.
         return Decision(status=body, events=_events(change), wake_after=0.0)
     actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts))
+    if agent:
+        actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
     return Decision(actions=actions, status=body, wake_after=_wake(observation, change))
 
 
@@ -127,13 +145,44 @@ def _allowed(resolved: Resolved, settings: Settings) -> None:
     raise Stalling(Problem("HostPathNotAllowed", "spec.cache.weights.hostPath.path", message))
 
 
-def decide_k(observation: Observation, resolved: Resolved) -> tuple[Change, Evidence]:
-    """The rollback machine's step on what was observed."""
+def _agent(observation: Observation, resolved: Resolved, settings: Settings) -> str | None:
+    """Token of the agents that move K, or None where K is moved by restart."""
+    if not live.is_live(resolved, bool(settings.key)):
+        return None
+    return live.token(settings.key, observation.resource.owner.uid)
+
+
+def _steering(observation: Observation, wanted: Wanted) -> Iterable[Steer]:
+    """Agents that follow other settings than the spec's: fresh pods, and every pod after an edit or a fault."""
+    for pod in observation.pods:
+        reports = observation.agents.get(pod.uid, ())
+        if pod.live and pod.ready and reports and reports[-1].live and reports[-1].settings != wanted:
+            yield Steer(pod, wanted)
+
+
+def decide_k(observation: Observation, resolved: Resolved, by_agents: bool = False) -> tuple[Change, Evidence]:
+    """The rollback machine's step on what was observed; where agents move K, what is left of it."""
     engine = engine_identity(resolved)
     state = memory.load(observation.resource.status) or control.start(engine, resolved.k)
+    if by_agents:
+        return _watch(observation, resolved, state, engine)
     evidence = _evidence(observation, resolved, state)
     change = control.step(resolved.control, state, engine, resolved.k, evidence, resolved.prior, observation.now)
     return change, evidence
+
+
+def _watch(
+    observation: Observation, resolved: Resolved, state: control.ControlState, engine: str
+) -> tuple[Change, Evidence]:
+    pods = [pod for pod in observation.pods if pod.live and pod.ready]
+    reports = [observation.agents.get(pod.uid, ()) for pod in pods]
+    since = observation.now - resolved.control.window_seconds
+    seen = window(max(live.grid(resolved)), [observation.samples.get(pod.uid, ()) for pod in pods], since)
+    ever, requests = live.lifetime(reports)
+    recent = live.unbiased(seen, reports)
+    evidence = Evidence(recent, recent, lambda: recent, ever, requests, settled=bool(pods))
+    running = live.running_k(reports)
+    return control.watch(resolved.control, state, engine, resolved.k, evidence, running, observation.now), evidence
 
 
 def _evidence(observation: Observation, resolved: Resolved, state: control.ControlState) -> Evidence:
@@ -167,7 +216,7 @@ def _boot_seconds(ready: Sequence[Pod]) -> float | None:
 
 
 def _facts(
-    observation: Observation, resolved: Resolved, planned: Plan, change: Change, evidence: Evidence
+    observation: Observation, resolved: Resolved, planned: Plan, change: Change, evidence: Evidence, *, live: bool
 ) -> status.Facts:
     wanted = resolved.spec.replicas
     # A pod that was evicted stays as an object: its last words are no engine's.
@@ -188,6 +237,7 @@ def _facts(
         ),
         complete=scale.complete,
         pods=current,
+        live=live,
     )
 
 

@@ -40,6 +40,7 @@ class Facts:
     health: Health
     complete: bool
     pods: Sequence[Pod]
+    live: bool = False
 
     @property
     def ready(self) -> int:
@@ -91,7 +92,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         endpoint=names.endpoint(owner.name, owner.namespace, resolved.port),
         target=resolved.target,
         revision=facts.revision,
-        k=_k(previous, state, observation.now),
+        k=_k(previous, state, observation.now, facts.live),
         control=memory.store(state),
         engine=_engine(facts),
         history=_history(previous, facts.change, state, observation),
@@ -189,7 +190,7 @@ def speculation(resolved: Resolved, state: ControlState) -> Verdict:
     return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} as asked for{note}")
 
 
-def _k(previous: Mapping[str, Any], state: ControlState, now: float) -> KStatus:
+def _k(previous: Mapping[str, Any], state: ControlState, now: float, live: bool) -> KStatus:
     before = previous.get("k") or {}
     same = before.get("effective") == state.effective and before.get("since")
     return KStatus(
@@ -197,7 +198,7 @@ def _k(previous: Mapping[str, Any], state: ControlState, now: float) -> KStatus:
         effective=state.effective,
         reason=state.reason or memory.AS_ASKED,
         since=before["since"] if same else moment.text(now),
-        actuator="Restart",
+        actuator="Live" if live else "Restart",
     )
 
 

@@ -15,9 +15,10 @@ import kopf
 
 from gemmaspec.adapters.cluster import Cluster
 from gemmaspec.adapters.engine import Engines
-from gemmaspec.adapters.files import engine_files
+from gemmaspec.adapters.files import LIVE_ENTRIES, engine_files
 from gemmaspec.api import identity
 from gemmaspec.core import names
+from gemmaspec.core.live import token
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.core.resolve import DEFAULT_PORT
 from gemmaspec.recipes import load
@@ -58,8 +59,16 @@ class Operator:
         self.cache = Cache(resources, children, pods)
         self._cluster = await Cluster.connect()
         await self._wait_for_definition(self._cluster)
-        scraper = Scraper(self._engines, self.cache, self._port, self.queue.wake, self._options.scrape_seconds)
-        settings = Settings(load(), engine_files(), self._options.host_path_prefixes)
+        scraper = Scraper(
+            self._engines, self.cache, self._port, self.queue.wake, self._options.scrape_seconds, self._token
+        )
+        settings = Settings(
+            load(),
+            engine_files(),
+            self._options.host_path_prefixes,
+            self._options.key,
+            engine_files(LIVE_ENTRIES),
+        )
         worker = Worker(self.queue, self.cache, self._cluster, scraper, settings)
         jobs = [worker.run() for _ in range(self._options.workers)]
         self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run()]]
@@ -81,6 +90,12 @@ class Operator:
         await self._engines.close()
         if self._cluster:
             await self._cluster.close()
+
+    def _token(self, key: Key) -> str:
+        """Token of the agents of a resource; empty without an operator's key."""
+        assert self.cache is not None
+        resource = self.cache.resource(*key)
+        return token(self._options.key, resource.owner.uid) if resource and self._options.key else ""
 
     def _port(self, key: Key) -> int:
         """Engine port, from the Service that the plan made: recipes may set another than the default."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from gemmaspec.core.acceptance import MAX_GAP_SECONDS
+
+LEAST_KEY_BYTES = 16
 
 
 class OptionError(ValueError):
@@ -20,7 +23,8 @@ class Options:
     namespaces: watched namespaces; empty for the whole cluster. workers: passes that run at once.
     scrape_seconds: time between two scrapes of an engine; half the gap over which counters may be differenced, at
     most, so that one lost scrape does no harm. metrics_port, health_port: 0 for none.
-    host_path_prefixes: directories of nodes below which weights may be cached.
+    host_path_prefixes: directories of nodes below which weights may be cached. key: secret from which the tokens of
+    the agents in the engines are made; empty for none, and K is then moved by restart.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -30,6 +34,7 @@ class Options:
     health_port: int = 8081
     host_path_prefixes: tuple[str, ...] = ()
     log_level: str = "INFO"
+    key: bytes = field(default=b"", repr=False)
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Options:
@@ -43,6 +48,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
         metrics_port=int(_number(source, "GEMMASPEC_METRICS_PORT", default.metrics_port, 0, 65535)),
         health_port=int(_number(source, "GEMMASPEC_HEALTH_PORT", default.health_port, 0, 65535)),
         host_path_prefixes=_prefixes(source.get("GEMMASPEC_HOST_PATH_PREFIXES", "")),
+        key=_key(source.get("GEMMASPEC_KEY_FILE", "")),
         log_level=_level(source.get("GEMMASPEC_LOG_LEVEL", default.log_level)),
     )
 
@@ -70,6 +76,21 @@ def _prefixes(text: str) -> tuple[str, ...]:
         if not prefix.startswith("/") or ".." in prefix:
             raise OptionError(f"GEMMASPEC_HOST_PATH_PREFIXES holds {prefix!r}; it takes absolute paths without '..'")
     return prefixes
+
+
+def _key(path: str) -> bytes:
+    """The key's bytes; none where the file is missing, since the Secret is optional. A short one is an error."""
+    if not path:
+        return b""
+    try:
+        key = Path(path).read_bytes().strip()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise OptionError(f"GEMMASPEC_KEY_FILE names {path}, which can't be read: {error}") from error
+    if len(key) < LEAST_KEY_BYTES:
+        raise OptionError(f"the key in {path} has {len(key)} bytes; give at least {LEAST_KEY_BYTES} random ones")
+    return key
 
 
 def _level(text: str) -> str:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from gemmaspec.adapters.engine import Engines, ScrapeError
+from gemmaspec.core.agent import Report, Wanted
+from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.observation import Pod, Sample
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache
@@ -19,13 +21,21 @@ log = logging.getLogger("gemmaspec.scraper")
 # Samples kept of one engine: at a scrape each 5 s this is half an hour.
 MOST_SAMPLES = 360
 AT_ONCE = 64
+# Reports of agents are kept this long: the published K is what most steps of this time verified.
+REPORT_SECONDS = 60.0
 
 
 class Scraper:
     """Samples by pod. Wakes a resource when one of its engines has told something new."""
 
     def __init__(
-        self, engines: Engines, cache: Cache, port_of: Callable[[Key], int], wake: Callable[[Key], None], seconds: float
+        self,
+        engines: Engines,
+        cache: Cache,
+        port_of: Callable[[Key], int],
+        wake: Callable[[Key], None],
+        seconds: float,
+        token_of: Callable[[Key], str] = lambda _: "",
     ) -> None:
         self._engines = engines
         self._cache = cache
@@ -34,6 +44,8 @@ class Scraper:
         self._seconds = seconds
         self._series: dict[str, deque[Sample]] = {}
         self._downloads: dict[str, float] = {}
+        self._reports: dict[str, deque[Report]] = {}
+        self._token_of = token_of
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
@@ -63,11 +75,41 @@ class Scraper:
             pods = self._cache.pods(*key)
             alive.update(pod.uid for pod in pods)
             jobs += [self._scrape(key, pod) for pod in pods if pod.ready and pod.ip]
+            jobs += [self._ask_agent(key, pod) for pod in pods if pod.live and pod.ready and pod.ip]
             jobs += [self._ask_download(key, pod) for pod in pods if pod.downloading and pod.ip]
         await asyncio.gather(*jobs)
-        for known in (self._series, self._downloads):
+        for known in (self._series, self._reports, self._downloads):
             for uid in set(known) - alive:
                 del known[uid]
+
+    async def _ask_agent(self, key: Key, pod: Pod) -> None:
+        token = self._token_of(key)
+        if not token or pod.ip is None:
+            return
+        async with self._at_once:
+            try:
+                report = await self._engines.report(pod.ip, AGENT_PORT, token, time.time())
+            except ScrapeError as error:
+                metrics.SCRAPE_ERRORS.inc()
+                log.debug("%s/%s: the agent of %s does not tell: %s", *key, pod.name, error)
+                return
+        known = self._reports.setdefault(pod.uid, deque())
+        known.append(report)
+        while len(known) > 2 and known[1].time < report.time - REPORT_SECONDS:
+            known.popleft()
+        if len(known) == 1 or known[-2].settings != report.settings or known[-2].k != report.k:
+            self._wake(key)
+
+    async def steer(self, key: Key, pod: Pod, wanted: Wanted) -> None:
+        """Give an agent its settings, and hear what it says then. Raises ScrapeError."""
+        token = self._token_of(key)
+        if token and pod.ip:
+            await self._engines.steer(pod.ip, AGENT_PORT, token, wanted)
+            await self._ask_agent(key, pod)
+
+    def reports(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Report]]:
+        """What these pods' agents said in the last minute, by pod uid."""
+        return {pod.uid: tuple(self._reports[pod.uid]) for pod in pods if pod.uid in self._reports}
 
     async def _ask_download(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None

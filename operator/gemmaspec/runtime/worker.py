@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken
+from gemmaspec.adapters.engine import ScrapeError
 from gemmaspec.api import identity
 from gemmaspec.core import moment, status
 from gemmaspec.core.acceptance import window
 from gemmaspec.core.observation import Foreign, Observation, Pod, Resource, Sample
 from gemmaspec.core.problem import Problem
-from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Reset, Settings, reconcile
+from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Reset, Settings, Steer, reconcile
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache, controller_of
 from gemmaspec.runtime.queue import Key, WakeQueue
@@ -22,6 +23,8 @@ from gemmaspec.runtime.scraper import Scraper
 
 log = logging.getLogger("gemmaspec.worker")
 
+# An agent that did not take its settings is told again after this long.
+STEER_RETRY_SECONDS = 5.0
 # Somebody else's object under our name is asked for again this often.
 PAUSE_SECONDS = 0.5
 
@@ -102,6 +105,7 @@ class Worker:
             children=self._cache.children(*key),
             pods=pods,
             samples=self._scraper.samples(pods),
+            agents=self._scraper.reports(pods),
             downloads=self._scraper.downloads(pods),
             foreign=await self._still_foreign(key, resource),
         )
@@ -131,6 +135,13 @@ class Worker:
                 self._cache.wrote(child.kind, answer)
                 if answer["metadata"]["resourceVersion"] == child.resource_version:
                     self._cache.settle(child.uid, child.resource_version)
+            case Steer(pod, wanted):
+                try:
+                    await self._scraper.steer(key, pod, wanted)
+                except ScrapeError as failure:
+                    metrics.SCRAPE_ERRORS.inc()
+                    log.warning("%s/%s: the agent of %s does not take its settings: %s", *key, pod.name, failure)
+                    self._queue.wake_after(key, STEER_RETRY_SECONDS)
             case Delete(child):
                 metrics.WRITES.labels(child.kind).inc()
                 await self._cluster.delete(child.kind, key[0], child.name, child.uid)

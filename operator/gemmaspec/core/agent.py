@@ -1,0 +1,36 @@
+"""What is asked of the agents in the engines, and what they tell (docs/live-k.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Settings that the agent shall follow, in the words of its port."""
+
+    mode: str
+    k: int
+    k_min: int
+    k_max: int
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of PUT /k."""
+        return {"mode": self.mode, "k": self.k, "kMin": self.k_min, "kMax": self.k_max}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an agent said at ``time``. ``positions``: (drafted, accepted) since its engine began, by position."""
+
+    time: float
+    live: bool
+    reason: str
+    k: int
+    settings: Wanted
+    positions: tuple[tuple[int, int], ...]
+    requests: int
+    steps: Mapping[int, int]
+    fallback: str = ""
