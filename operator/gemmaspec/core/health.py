@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,5 +97,5 @@ def proof_text(proof: Proof) -> str:
 
 
 def stable(message: str) -> str:
-    """The message without what differs from pod to pod: a condition is compared, and must not change each time."""
-    return " ".join(message.split())[:512]
+    """The message without what comes and goes: the kubelet alternates between a failed pull and backing off from it."""
+    return re.sub(r"^Back-off pulling image .*?: ErrImagePull: ", "", " ".join(message.split()))[:512]

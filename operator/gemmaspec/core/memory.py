@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gemmaspec.api.spec import MAX_K
 from gemmaspec.api.status import ControlState as Stored
 from gemmaspec.core import moment
 from gemmaspec.core.control import ControlState, Step
@@ -18,6 +19,8 @@ def load(status: Mapping[str, Any]) -> ControlState | None:
     control, k = status.get("control"), status.get("k")
     if not control or not k or control.get("engine") is None or k.get("effective") is None:
         return None
+    if not 0 <= k["effective"] <= MAX_K:
+        return None  # not of our writing
     return ControlState(
         engine=control["engine"],
         desired=int(control.get("desired", 0)),
@@ -37,7 +40,9 @@ def load(status: Mapping[str, Any]) -> ControlState | None:
 def _steps(control: Mapping[str, Any]) -> tuple[Step, ...]:
     running = control.get("stepRunning") or {}
     times = control.get("stepMilliseconds") or {}
-    return tuple(sorted(Step(int(k), float(ms), float(running[k])) for k, ms in times.items() if k in running))
+    return tuple(
+        sorted(Step(int(k), float(ms), float(running[k])) for k, ms in times.items() if k in running and k.isdecimal())
+    )
 
 
 def store(state: ControlState) -> Stored:
