@@ -110,7 +110,7 @@ def _nvfp4() -> Trace:
 
 
 def _gptq() -> Trace:
-    base, ms, four = [0.8] * 7, times(MS_GPTQ, 7), times(MS_GPTQ_4, 7)
+    base, ms, four = (0.8,) * 7, times(MS_GPTQ, 7), times(MS_GPTQ_4, 7)
     segments = (
         Segment(700, moved(base, 2.1), 1, ms),
         Segment(700, moved(base, 4.85), 1, ms),
@@ -132,7 +132,7 @@ def _autoround() -> Trace:
 
 
 def _eugr() -> Trace:
-    one, eight, rates = times(MS_EUGR_1, 4), times(MS_EUGR_8, 4), RATES_EUGR
+    one, eight, rates = times(MS_EUGR_1, 4), times(MS_EUGR_8, 4), deep(RATES_EUGR, 4)
     segments = tuple(Segment(900, rates, batch, ms) for batch, ms in ((1, one), (8, eight), (1, one), (8, eight)))
     return Trace("eugr-343", 4, segments, note="GB10, NVFP4: K=2 beats the shipped K=4 at 8 concurrent")
 
@@ -154,7 +154,8 @@ def _tiny() -> Trace:
     ms, code = times(MS_TINY, 8), RATES_TINY_CODE
     prose = deep([0.012], 8)
     segments = tuple(
-        Segment(600, a, 1, ms, concentration=None, request_steps=60, noise=0.08) for a in (code, prose, code, prose)
+        Segment(600, a, 1, ms, concentration=None, request_steps=60, noise=0.08)
+        for a in (deep(code, 8), prose, deep(code, 8), prose)
     )
     return Trace("tiny-cpu", 8, segments, ks=(0, 1, 2, 4, 8), note="CPU, the tiny pair: code and prose in turn")
 

@@ -31,7 +31,7 @@ class Outcome:
 
 def oracle(run: Run) -> list[tuple[int, float]]:
     """For every phase the best K and its goodput in tokens per millisecond."""
-    grid, count = run.trace.grid, len(run.trace.segments)
+    grid, count = run.trace.grid, run.segment[-1] + 1
     tokens = [[0.0] * len(grid) for _ in range(count)]
     time = [[0.0] * len(grid) for _ in range(count)]
     for i, phase in enumerate(run.segment):

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
+DRIFT_PHASE = 100
+"""Where acceptance drifts, every so many steps are a phase of their own to the oracle."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -67,7 +70,14 @@ class Trace:
 
 @dataclass
 class Run:
-    """A trace with its randomness drawn: one entry per step."""
+    """A trace with its randomness drawn: one entry per step.
+
+    Attributes:
+        lengths: drafts each request would have accepted at k_max; min(length, K) at a smaller K.
+        step_ms: mean step time for K = 0..k_max; `noise` times it is the real one, `reported` what is told.
+        segment: the phase, to the oracle.
+        expected: expected accepted drafts of the step for K = 0..k_max, given its requests.
+    """
 
     trace: Trace
     batch: list[int] = field(default_factory=list)
@@ -132,13 +142,14 @@ def expand(trace: Trace, seed: int) -> Run:
     """Draw the randomness of a trace: requests, accepted lengths at k_max, step-time noise."""
     rng = np.random.default_rng([seed, 0x6B1AB])
     run, pool = Run(trace), _Pool(rng)
-    for index, segment in enumerate(trace.segments):
+    for segment in trace.segments:
         pool.renew(segment)
-        _expand_segment(run, pool, segment, index, rng)
+        _expand_segment(run, pool, segment, rng)
     return run
 
 
-def _expand_segment(run: Run, pool: _Pool, segment: Segment, index: int, rng: np.random.Generator) -> None:
+def _expand_segment(run: Run, pool: _Pool, segment: Segment, rng: np.random.Generator) -> None:
+    first = run.segment[-1] + 1 if run.segment else 0
     size = segment.batch
     low, high = sorted((segment.batch, segment.batch_to or segment.batch))
     base = np.array(segment.accept, dtype=float)
@@ -160,7 +171,7 @@ def _expand_segment(run: Run, pool: _Pool, segment: Segment, index: int, rng: np
         run.step_ms.append([ms * scale for ms in segment.step_ms])
         run.noise.append(factor)
         run.reported.append(_reported(run.trace, rng, factor))
-        run.segment.append(index)
+        run.segment.append(first + (step // DRIFT_PHASE if segment.accept_to is not None else 0))
         products = np.cumsum(np.cumprod(rates, axis=1), axis=1).sum(axis=0)
         run.expected.append([0.0, *products.tolist()])
 

@@ -26,7 +26,7 @@ class FaultDetector:
     - for "it works" against a rate of at most `LIMIT`; reaching ln(1 / WRONG_PROOF) proves acceptance,
       and from then on no drop is ever called a fault.
 
-    A fault also needs drafts from at least `REQUESTS` requests, no more than `LIMIT` of them accepted.
+    A fault also needs drafts from at least `REQUESTS` requests, no more of them accepted than `LIMIT` explains.
     Either verdict is final for the engine.
 
     Args:
@@ -154,12 +154,17 @@ class FaultDetector:
             self._healthy >= self._need
             and self._weak >= -math.log(self.WEAK_ALARM)
             and self.requests >= self.REQUESTS
-            and self.accepted <= self.LIMIT * self.drafts
+            and self.accepted <= self._tolerated()
         ):
             self.verdict = FAULT
         if self.verdict is not None:
             self._open.clear()
         return self.verdict
+
+    def _tolerated(self) -> float:
+        """Acceptances that a rate of `LIMIT` explains: its mean and one and a half standard deviations."""
+        mean = self.LIMIT * self.drafts
+        return mean + 1.5 * math.sqrt(mean)
 
     def export_state(self) -> dict[str, Any]:
         """Counts, ratios and open requests whose id JSON can hold."""
