@@ -10,7 +10,7 @@ import gemmaspec_engine
 SOURCE = Path(gemmaspec_engine.__file__).resolve().parent
 DOCUMENT = SOURCE.parents[1] / "docs" / "preflight.md"
 GIVEN = re.compile(
-    r'(?:Finding|Diagnosis|Refused|MountError|InstallError|Explanation|_Rule|Ending|_words|_answer|_explained)\(\s*"([A-Z]\w+)"'
+    r'(?:Finding|Failure|Diagnosis|Refused|MountError|InstallError|Explanation|_Rule|Ending|_words|_answer|_explained)\(\s*"([A-Z]\w+)"'
 )
 MODULES = [
     "boots",
@@ -25,6 +25,7 @@ MODULES = [
     "preflight",
     "rootcause",
     "verdict",
+    "weights",
 ]
 
 
