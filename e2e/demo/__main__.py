@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +163,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def main() -> int:
     """The demo's exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is taken down
     return run(_arguments(), Console())
 
 
