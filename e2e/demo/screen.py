@@ -44,7 +44,7 @@ def _plain(board: Board) -> Iterator[None]:
 
     def figures() -> None:
         while not stopping.wait(_PLAIN_EVERY):
-            if board.points and board.points[-1].text:
+            if board.points and board.points[-1].text and board.points[-1].serving:
                 board.heard("  " + line(board.points[-1]))
 
     thread = threading.Thread(target=figures, name="figures", daemon=True)
