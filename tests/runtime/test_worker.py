@@ -21,6 +21,7 @@ from tests.simulated.fake_cluster import Crash, FakeCluster, FakeScraper, FakeWa
 
 KEY = ("ns", "tiny")
 FILES = {"gemmaspec_engine/launch.py": "print()\n"}
+NEXT = {"namespace": "ns", "name": "tiny", "uid": "successor"}
 CONTROL = {"windowSeconds": 60, "minDrafts": 100, "minDwellSeconds": 10, "recovery": {"holdSeconds": 600}}
 SPEC: dict[str, Any] = {"recipe": "tiny-cpu", "replicas": 1, "speculative": {"control": CONTROL}}
 
@@ -41,22 +42,24 @@ class Operator:
             clock=lambda: cluster.now,
         )
 
-    async def once(self) -> None:
-        """One pass; what the API refused is tried again later, as the queue would."""
+    async def once(self) -> bool:
+        """One pass; False where it failed, and the queue would try again."""
         try:
             await self.worker.once(KEY)
         except ApiFailure:
             self.watch.deliver()
+            return False
+        return True
 
     async def settle(self) -> None:
         """Passes, watches and controllers in turn, until nothing happens any more."""
         for _ in range(60):
             before = len(self.cluster.writes)
-            await self.once()
+            done = await self.once()
             self.watch.deliver()
             worked = self.cluster.work()
             self.watch.deliver()
-            if len(self.cluster.writes) == before and not worked:
+            if done and len(self.cluster.writes) == before and not worked:
                 self.queue.forget(KEY)
                 return
         raise AssertionError(f"does not settle: {self.cluster.writes[-8:]}")
@@ -377,6 +380,41 @@ async def test_a_resource_that_is_gone_is_forgotten() -> None:
     await operator.once()
     assert len(cluster.writes) == before
     assert operator.queue._timers == {}
+
+
+@pytest.mark.parametrize("kind", ["Service", "Deployment"])
+async def test_a_deletion_that_the_watch_lost(kind: str) -> None:
+    """A watch that was cut off shows what is gone, beside its successor: kopf tells of no deletion on a new list."""
+    cluster = started()
+    operator = Operator(cluster)
+    await operator.settle()
+    (child,) = cluster.of_kind(kind)
+    cluster.remove(kind, "ns", child["metadata"]["name"])
+    operator.watch.lost.append(child)
+    cluster.edit(identity.KIND, "tiny", spec={**SPEC, "service": {"type": "NodePort"}, "replicas": 2})
+    operator.watch.deliver()
+    await operator.settle()
+    assert [body["spec"]["type"] for body in cluster.of_kind("Service")] == ["NodePort"]
+    assert [body["spec"]["replicas"] for body in cluster.of_kind("Deployment")] == [2]
+    assert len(cluster.of_kind("Pod")) == 2
+    assert condition(cluster, "Ready") == ("True", "Serving")
+
+
+async def test_a_resource_whose_deletion_the_watch_lost_gets_no_children() -> None:
+    cluster = started()
+    operator = Operator(cluster)
+    await operator.settle()
+    gone = cluster.resource()
+    cluster.remove(identity.KIND, "ns", "tiny")
+    operator.watch.lost.append(gone)
+    operator.watch.deliver()
+    for _ in range(5):
+        await operator.once()
+    assert cluster.objects == {}
+    cluster.put({key: gone[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": NEXT})
+    operator.watch.deliver()
+    await operator.settle()
+    assert condition(cluster, "Ready") == ("True", "Serving")
 
 
 async def test_a_resource_that_is_being_deleted_is_left_to_garbage_collection() -> None:

@@ -190,6 +190,7 @@ class FakeWatch(Cache):
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
         self._indices: tuple[dict[Key, list[Stored]], dict[Key, list[Stored]], dict[Key, list[Pod]]] = ({}, {}, {})
+        self.lost: list[dict[str, Any]] = []  # objects whose deletion this watch never told
         super().__init__(*self._indices, clock=lambda: cluster.now)
         self.deliver()
 
@@ -198,11 +199,12 @@ class FakeWatch(Cache):
         for index in self._indices:
             index.clear()
         resources, children, pods = self._indices
-        for (kind, namespace, name), body in self._cluster.objects.items():
+        for body in (*self._cluster.objects.values(), *self.lost):
+            kind, namespace, name = body["kind"], body["metadata"]["namespace"], body["metadata"]["name"]
             if kind == "Pod":
                 pods.setdefault((namespace, body["metadata"]["labels"][names.OWNER_LABEL]), []).append(reduce_pod(body))
             elif kind == identity.KIND:
-                resources[namespace, name] = [store(kind, body)]
+                resources.setdefault((namespace, name), []).append(store(kind, body))
             elif body["metadata"].get("labels", {}).get(names.MANAGED_BY) == names.FIELD_MANAGER:
                 children.setdefault((namespace, owner_of(body)), []).append(store(kind, body))
 

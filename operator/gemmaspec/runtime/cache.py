@@ -122,10 +122,13 @@ class Cache:
         self._owned: dict[tuple[str, str], set[tuple[str, str, str]]] = {}  # keys of `_written` by owner
         self._deleted: dict[str, float] = {}
         self._settled: dict[str, str] = {}
+        self._gone: set[str] = set()
 
     def resource(self, namespace: str, name: str) -> Resource | None:
         """The custom resource, or None."""
-        stored = next(iter(self._resources.get((namespace, name), ())), None)
+        # A watch that was cut off may show an object that is gone beside its successor of the same name.
+        shown = [stored for stored in self._resources.get((namespace, name), ()) if stored.uid not in self._gone]
+        stored = max(shown, key=lambda stored: stored.order, default=None)
         if stored is None:
             return None
         stored = self._newer(stored)
@@ -144,7 +147,8 @@ class Cache:
 
     def children(self, namespace: str, name: str) -> tuple[Child, ...]:
         """Objects that carry the resource's label, our own newest writes included."""
-        found = {(stored.kind, stored.name): stored for stored in self._children.get((namespace, name), ())}
+        shown = sorted(self._children.get((namespace, name), ()), key=lambda stored: stored.order)
+        found = {(stored.kind, stored.name): stored for stored in shown if stored.uid not in self._gone}
         for key in tuple(self._owned.get((namespace, name), ())):
             since, stored = self._written[key]
             if self._clock() - since > OVERLAY_SECONDS:
@@ -178,6 +182,10 @@ class Cache:
             del self._deleted[next(iter(self._deleted))]
         self._deleted[uid] = now
 
+    def gone(self, uid: str) -> None:
+        """The API server says that there is no such object, whatever the watch shows: it lost the deletion."""
+        self._gone.add(uid)
+
     def settle(self, uid: str, resource_version: str) -> None:
         """A reset of this very object changed nothing: what others own of it are the values of its defaults."""
         self._settled[uid] = resource_version
@@ -185,6 +193,7 @@ class Cache:
     def forget(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """The watch told that the object is gone."""
         self._deleted.pop(uid, None)
+        self._gone.discard(uid)
         self._settled.pop(uid, None)
         written = self._written.get((kind, namespace, name))
         if written is not None and written[1].uid == uid:

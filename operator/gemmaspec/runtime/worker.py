@@ -88,14 +88,30 @@ class Worker:
             return
         observation = await self._observe(key, resource)
         decision = reconcile(observation, self._settings)
+        if resource.status and any(isinstance(action, Create) for action in decision.actions):
+            await self._confirm(resource)
         try:
             for action in decision.actions:
-                await self._act(key, action)
+                await self._perform(key, action)
         except Rejected as failure:
             await self._report(resource, status.stalled(observation, [_rejected(failure)]))
             raise
         await self._finish(key, resource, decision)
         self._publish(key, decision.status or {}, observation)
+
+    async def _confirm(self, resource: Resource) -> None:
+        """Before children are made anew, and where the status is refused: a watch that lost the resource's deletion
+        would have them made for ever, and collected each time.
+        """
+        owner = resource.owner
+        await self._check(identity.KIND, owner.namespace, owner.name, owner.uid)
+
+    async def _check(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Raise Missing where the object that the watch shows is gone, and remember it."""
+        body = await self._cluster.read(kind, namespace, name)
+        if body is None or body["metadata"]["uid"] != uid:
+            self._cache.gone(uid)
+            raise Missing(404, f"{kind} {name} is gone, or another")
 
     async def _observe(self, key: Key, resource: Resource) -> Observation:
         pods = self._cache.pods(*key)
@@ -118,6 +134,15 @@ class Worker:
             if body is None or _owned_by(body, resource):
                 del known[kind, name]
         return tuple(known[entry] for entry in sorted(known))
+
+    async def _perform(self, key: Key, action: Action) -> None:
+        """Act; where the child was another one by now, find out whether the watch lost its deletion."""
+        try:
+            await self._act(key, action)
+        except (Stale, Missing):
+            if isinstance(action, Apply | Reset | Delete):
+                await self._check(action.child.kind, key[0], action.child.name, action.child.uid)
+            raise
 
     async def _act(self, key: Key, action: Action) -> None:
         match action:
@@ -185,7 +210,11 @@ class Worker:
             return
         metrics.WRITES.labels(identity.KIND).inc()
         owner = resource.owner
-        answer = await self._cluster.write_status(owner.namespace, owner.name, owner.uid, body)
+        try:
+            answer = await self._cluster.write_status(owner.namespace, owner.name, owner.uid, body)
+        except (Stale, Missing):
+            await self._confirm(resource)
+            raise
         self._cache.wrote(identity.KIND, answer)
 
     def _publish(self, key: Key, body: Mapping[str, Any], observation: Observation) -> None:
