@@ -82,8 +82,10 @@ class AuditLog:
         if not self.path.exists():
             return []
         with self.path.open("rb") as handle:
-            handle.seek(after)
+            handle.seek(max(0, after - 1))
             written = handle.read()
+        if after:  # a mark may have been set while a line was being written: that line lies before it
+            written = written[written.find(b"\n") + 1 :]
         whole = written[: written.rfind(b"\n") + 1].decode()
         found = [parse(line) for line in whole.splitlines() if line]
         return [

@@ -105,6 +105,7 @@ def apiserver(
         f"--audit-policy-file={AUDIT_POLICY}",
         f"--audit-log-path={audit}",
         "--audit-log-mode=blocking",
+        "--audit-log-maxsize=10000",  # in MiB: a rotated log would make marks meaningless
     ]
 
 

@@ -46,3 +46,14 @@ def test_name_of_a_created_object_comes_from_its_body(tmp_path: Path) -> None:
     del raw["objectRef"]["name"]
     log.path.write_text(json.dumps(raw) + "\n")
     assert log.events()[0].name == "born"
+
+
+def test_mark_within_a_line_that_is_being_written_puts_it_before(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log")
+    whole = _line("create", "pods") + "\n"
+    log.path.write_text(whole[:20])
+    mark = log.mark()
+    log.path.write_text(whole)
+    assert log.events(mark) == []
+    log.path.write_text(whole + whole)
+    assert len(log.events(mark)) == 1
