@@ -63,6 +63,8 @@ class _Forwarding:
         return int(server.sockets[0].getsockname()[1])
 
     async def _close(self) -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
