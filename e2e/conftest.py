@@ -10,7 +10,7 @@ import pytest
 
 from demo.evidence import collect
 from demo.installation import described, install_crd, install_operator, remove_operator, rendered
-from stories import NAMESPACE, Site, Tiny, namespace, tiny_on
+from stories import NAMESPACE, Site, Tiny, give_key, namespace, tiny_on
 from testbed import Cluster
 from testbed.cache import cache_root, first_free
 from testbed.usercluster import UserCluster
@@ -61,6 +61,7 @@ def site(cluster: Cluster | UserCluster, pytestconfig: pytest.Config) -> Iterato
     image = cluster.load("operator")["operator"]
     pytestconfig.stash[_EVIDENCE] = cluster, [NAMESPACE, described(rendered(cluster.kubectl, image)).namespace]
     before = install_crd(cluster.kubectl)
+    give_key(cluster.kubectl, described(rendered(cluster.kubectl, image)).namespace)
     namespace(cluster.kubectl)
     yield Site(cluster, install_operator(cluster.kubectl, image))
     if isinstance(cluster, UserCluster):

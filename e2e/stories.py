@@ -23,6 +23,7 @@ from traffic import Traffic
 NAMESPACE: Final = "e2e"
 API_KEY: Final = "correct-horse"
 SECRET: Final = "tiny-api-key"
+AGENTS_KEY: Final = "of-the-stories-only-0123456789"
 PORT: Final = 8000
 BOOT_SECONDS: Final = 300.0
 _SECRET_REF: Final[dict[str, Any]] = {"service": {"apiKeySecretRef": {"name": SECRET, "key": "key"}}}
@@ -42,6 +43,19 @@ def secret(kubectl: Kubectl, name: str, value: str) -> None:
     """A Secret in the stories' namespace, with the value under `key`."""
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"key": value}}
     kubectl.apply(json.dumps(body), "-n", NAMESPACE)
+
+
+def give_key(kubectl: Kubectl, operators: str) -> None:
+    """The operator's key in its namespace, from which the agents' tokens are made."""
+    if not exists(kubectl, "namespace", operators):
+        kubectl("create", "namespace", operators)
+    body = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "gemmaspec-operator-key"},
+        "stringData": {"key": AGENTS_KEY},
+    }
+    kubectl.apply(json.dumps(body), "-n", operators)
 
 
 def namespace(kubectl: Kubectl) -> None:

@@ -89,6 +89,8 @@ def test_a_revision_depends_on_the_grid_and_not_on_the_k_of_the_moment() -> None
     secret = live.token(KEY, OWNER.uid)
     assert plan(OWNER, wide, 2, FILES, secret).revision == plan(OWNER, other, 0, FILES, secret).revision
     assert plan(OWNER, wide, 2, FILES, secret).revision != plan(OWNER, resolved(k=2), 2, FILES, secret).revision
+    edited = plan(OWNER, resolved(mode="Fixed", k=1, kMax=4), 1, FILES, secret).revision
+    assert edited == plan(OWNER, resolved(mode="Fixed", k=4, kMax=4), 4, FILES, secret).revision
 
 
 def test_the_pod_holds_the_hash_of_the_token_and_never_the_token() -> None:

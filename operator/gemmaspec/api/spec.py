@@ -381,7 +381,9 @@ class Control(Model):
     )
     k_min: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(None, description="Least K. Default 0.")
     k_max: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(
-        None, description=f"Greatest K. Default {DEFAULT_K_MAX}."
+        None,
+        description=f"Greatest K. Default {DEFAULT_K_MAX}. With Live, engines are started for every K up to this one, where it "
+        "is set, and k can then be edited without a restart.",
     )
     actuator: Actuator | None = Field(
         None,
@@ -506,14 +508,50 @@ class HostPath(Model):
     )
 
 
+class PullPolicy(StrEnum):
+    """When an image is pulled."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
+class ImageVolume(Model):
+    """An image that holds weights, mounted read-only. Needs Kubernetes 1.33 and a runtime that mounts images."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^\s@]+@sha256:[0-9a-f]{64}$")] = Field(
+        description="The image, by digest: `repository@sha256:…`. It holds a Hugging Face cache (the directory `hub`); "
+        "a directory `x` of it can also be named as `/cache/huggingface/x` in model.target and drafter.model."
+    )
+    pull_policy: PullPolicy | None = Field(None, description="When it is pulled. Default `IfNotPresent`.")
+
+
 class Weights(Model):
-    """Where downloaded weights are kept."""
+    """Where weights are kept."""
 
     pvc: ClaimRef | None = Field(None, description="Keep them in a PersistentVolumeClaim.")
     host_path: HostPath | None = Field(None, description="Keep them in a directory of the node.")
+    image_volume: ImageVolume | None = Field(
+        None, description="Take them from an image: nothing is downloaded, and engines need no hub."
+    )
     model_config = Model.model_config | {
         "json_schema_extra": rules(
-            rule("!(has(self.pvc) && has(self.hostPath))", "weights live in one place; give pvc or hostPath, not both")
+            rule(
+                "[has(self.pvc), has(self.hostPath), has(self.imageVolume)].filter(given, given).size() <= 1",
+                "weights live in one place; give one of pvc, hostPath and imageVolume",
+            )
+        )
+    }
+
+
+class Compile(Model):
+    """Where compiled code is kept. One engine at a time should write to a place."""
+
+    pvc: ClaimRef | None = Field(None, description="Keep it in a PersistentVolumeClaim.")
+    host_path: HostPath | None = Field(None, description="Keep it in a directory of the node.")
+    model_config = Model.model_config | {
+        "json_schema_extra": rules(
+            rule("has(self.pvc) != has(self.hostPath)", "compiled code lives in one place; give either pvc or hostPath")
         )
     }
 
@@ -532,6 +570,20 @@ class Cache(Model):
         description="Weight cache; without it every pod downloads anew. A claim may be shared by several pods.",
     )
     download: Download | None = Field(None, description="Download settings.")
+    compile: Compile | None = Field(
+        None,
+        description="Cache of vLLM, Triton and torch.compile, in a directory for each image, so that a restarted "
+        "engine need not compile anew. Without it every new pod does.",
+    )
+    model_config = Model.model_config | {
+        "json_schema_extra": rules(
+            rule(
+                "!has(self.download) || !has(self.weights) || !has(self.weights.imageVolume)",
+                "weights from an image are not downloaded; remove cache.download",
+                at=".download",
+            )
+        )
+    }
 
 
 class Rollout(Model):

@@ -90,11 +90,13 @@ def _value_after(tokens: Sequence[str], flag: str) -> str | None:
 
 
 def grid(resolved: Resolved) -> tuple[int, ...]:
-    """The values of K that the engine is started for: 0, the kill switch, up to the greatest that may be asked for."""
+    """The values of K that the engine is started for: 0, the kill switch, up to an explicit kMax, or to k.
+
+    The default kMax is no wish for graphs: with four sequences a grid up to 8 has no room for 4.
+    """
     explicit = resolved.spec.speculative and resolved.spec.speculative.control
     ceiling = explicit.k_max if explicit and explicit.k_max is not None else None
-    adaptive = resolved.control.mode is Mode.ADAPTIVE and ceiling is not None
-    top = max(resolved.k, ceiling or 0) if adaptive else resolved.k
+    top = max(resolved.k, ceiling or 0)
     return grids.fit(range(max(1, top) + 1), _sequences(resolved))
 
 

@@ -1,0 +1,111 @@
+"""K changes in the running engine: an edit acts within seconds, the engine adapts by itself, no pod restarts."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from demo.door import door
+from demo.resource import pod_ready
+from gemmaspec.core.live import AGENT_PORT, token
+from stories import AGENTS_KEY, BOOT_SECONDS, NAMESPACE, PORT, Site, kill_operator, restart_operator
+from testbed.deadline import wait_for
+from traffic import Traffic
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1200)]
+
+NAME = "live"
+# From the edit to the first step under it: the promise is two seconds; this machine may be busy.
+DEADLINE_SECONDS = 10.0
+
+
+class Live:
+    """One live engine: its resource, its Service, and what its agent says."""
+
+    def __init__(self, site: Site, base_url: str, ask: Callable[[], dict[str, Any]]) -> None:
+        self.site, self.base_url, self.agent = site, base_url, ask
+        self.resource = site.resource(NAME)
+        self.pod = self._pod()
+
+    def _pod(self) -> dict[str, Any]:
+        return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
+
+    def same_engine(self) -> bool:
+        """Whether the pod is the one of the beginning and no container of it was restarted."""
+        now = self._pod()
+        restarts = [status["restartCount"] for status in now["status"]["containerStatuses"]]
+        return now["metadata"]["uid"] == self.pod["metadata"]["uid"] and not any(restarts)
+
+    def traffic(self, code_share: float) -> Traffic:
+        return Traffic(f"{self.base_url}/v1", model="tiny", code_share=code_share, streams=4, max_tokens=96)
+
+    def edit(self, **speculative: Any) -> None:
+        """Merge into the spec's speculation."""
+        patch = json.dumps({"spec": {"speculative": speculative}})
+        self.site.kubectl("-n", NAMESPACE, "patch", "gsd", NAME, "--type=merge", "-p", patch)
+
+
+@pytest.fixture(scope="module")
+def live(site: Site) -> Iterator[Live]:
+    control = {"actuator": "Live", "mode": "Fixed", "kMax": 4}
+    resource = site.apply(NAME, speculative={"control": control})
+    try:
+        body = resource.wait_settled(BOOT_SECONDS)
+        uid = body["metadata"]["uid"]
+        pod = next(pod for pod in resource.pods() if pod_ready(pod))
+        with (
+            door(site.cluster, NAME, PORT, NAMESPACE) as base_url,
+            site.cluster.forward(f"pod/{pod['metadata']['name']}", AGENT_PORT, NAMESPACE) as port,
+        ):
+            yield Live(site, base_url, lambda: _status(port, uid))
+    finally:
+        resource.delete(90)
+
+
+def _status(port: int, uid: str) -> dict[str, Any]:
+    bearer = {"Authorization": f"Bearer {token(AGENTS_KEY.encode(), uid)}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/status", headers=bearer)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.load(answer))
+
+
+def test_the_engine_runs_with_the_agent_and_says_so(live: Live) -> None:
+    status = live.resource.status()
+    assert status["k"]["actuator"] == "Live"
+    told = live.agent()
+    assert told["live"], told["reason"]
+    assert told["k"]["ks"] == [0, 1, 2, 4]
+
+
+def test_an_edit_of_k_acts_between_two_steps_and_cuts_nobody(live: Live) -> None:
+    load = live.traffic(1.0)
+    with load.background():
+        wait_for(lambda: load.rate() > 0, "tokens", 60)
+        for k in (1, 2, 0, 4):
+            begun = time.monotonic()
+            live.edit(k=k)
+            wait_for(lambda k=k: live.agent()["k"]["now"] == k, f"K {k} in the engine", DEADLINE_SECONDS)
+            print(f"K {k}: {time.monotonic() - begun:.2f} s from the edit to the agent")
+    assert load.summary().failed == 0
+    assert live.same_engine()
+
+
+def test_the_engine_adapts_by_itself_while_the_operator_is_away(live: Live) -> None:
+    live.edit(k=4, control={"mode": "Adaptive"})
+    wait_for(lambda: live.agent()["k"]["mode"] == "Adaptive", "mode Adaptive", DEADLINE_SECONDS)
+    kill_operator(live.site)
+    load = live.traffic(1.0)
+    with load.background():
+        wait_for(lambda: live.agent()["k"]["now"] >= 2, "a high K on text that is guessed well", 90)
+        load.kind = "prose"
+        wait_for(lambda: live.agent()["k"]["now"] == 0, "K 0 on text that is not", 90)
+        restart_operator(live.site)
+        published = live.resource.wait(lambda body: body["status"]["k"]["effective"] < 4, "K published", 180)
+    assert published["status"]["k"]["desired"] == 4
+    assert published["spec"]["speculative"]["k"] == 4, "the spec is the user's"
+    assert live.same_engine()
