@@ -7,10 +7,12 @@ Then it runs vLLM and, when that ends, leaves the engine's own root-cause line a
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,9 +117,12 @@ class Launcher:
     def _park(self, reason: str, message: str, remedy: str) -> termination.LastWords:
         """Keep the container up without vLLM until it is asked to stop."""
         _say(f"parked, vLLM is not started: {reason}: {message}. {remedy}")
-        with StandIn(self.host, self.port, self._answer(reason, message, remedy)) as standin:
-            if standin.error:
-                _say(f"cannot answer on port {self.port}: {standin.error}")
+        answer = self._answer(reason, message, remedy)
+        with ExitStack() as doors:
+            for port in (*_agent_port(), self.port):  # kubelet asks at both whether the container lives
+                standin = doors.enter_context(StandIn(self.host, port, answer, parked=True))
+                if standin.error:
+                    _say(f"cannot answer on port {port}: {standin.error}")
             self.signals.sleep(None)
         return self._words(reason, message, 0, remedy)
 
@@ -233,6 +238,15 @@ def _endpoint(arguments: Sequence[str]) -> tuple[str, int]:
         elif name in found and at + 1 < len(arguments):
             found[name] = arguments[at + 1]
     return found["--host"], int(found["--port"]) if found["--port"].isdigit() else 8000
+
+
+def _agent_port() -> list[int]:
+    """The agent's port, where the engine would have an agent."""
+    try:
+        port = json.loads(os.environ.get("GEMMASPEC_AGENT") or "{}").get("port")
+    except (ValueError, AttributeError):
+        return []  # the agent itself says what is wrong with it
+    return [port] if isinstance(port, int) and port > 0 else []
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,8 @@
 """Answers the engine's port while there is no engine, so that a user and the operator see why.
 
 Everything is answered with 503 and the reason as JSON, except ``/livez``: the launcher is alive and waits on
-purpose, and restarting its container would change nothing.
+purpose.  A parked one also answers ``/health?or=parked``, which kubelet asks before it restarts a container: that
+would change nothing.  One that waits to boot does not: kubelet would take the engine for started.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ __all__ = ["StandIn"]
 class StandIn:
     """The stand-in server; the reason can change while it runs. A port that cannot be had is reported, not fatal."""
 
-    def __init__(self, host: str, port: int, fields: dict[str, object]) -> None:
+    def __init__(self, host: str, port: int, fields: dict[str, object], *, parked: bool = False) -> None:
         self._address = (host, port)
+        self._well = ("/livez", "/health?or=parked") if parked else ("/livez",)
         self._body = b""
         self.say(fields)
         self._server: ThreadingHTTPServer | None = None
@@ -46,7 +48,7 @@ class StandIn:
 
             def answer(self) -> None:
                 content = standin._body
-                self.send_response(200 if self.path == "/livez" else 503)
+                self.send_response(200 if self.path in standin._well else 503)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("Retry-After", "30")

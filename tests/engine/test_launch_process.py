@@ -221,6 +221,18 @@ def test_a_deterministic_preflight_failure_parks(pod: Pod) -> None:
     assert not (pod.root / "state" / "boots.json").exists()
 
 
+def test_kubelet_leaves_a_parked_launcher_alone(pod: Pod) -> None:
+    """Startup and liveness probes ask at the engine's port, or at the agent's where the engine would have one."""
+    result = {"ok": False, "deterministic": True, "reason": "VersionMismatch", "message": "m", "remedy": "r"}
+    (pod.root / "state" / "preflight.json").write_text(json.dumps(result))
+    pod.env["GEMMASPEC_AGENT"] = json.dumps({"port": (agent := free_port())})
+    pod.start()
+    assert until(lambda: pod.get("/health?or=parked"), "the port answers")[0] == 200
+    assert (pod.get("/health") or (0,))[0] == 503, "a parked engine is not ready"
+    with urllib.request.urlopen(f"http://127.0.0.1:{agent}/livez", timeout=5) as answer:
+        assert answer.status == 200
+
+
 def test_a_damaged_boot_record_parks(pod: Pod) -> None:
     (pod.root / "state" / "boots.json").write_text("{")
     pod.start()
@@ -240,6 +252,7 @@ def test_it_backs_off_between_failed_boots(pod: Pod) -> None:
     assert pod.run().returncode == 1
     waiting = pod.start()
     assert until(lambda: pod.get("/health"), "the port answers")[1]["reason"] == "BackOff"
+    assert (pod.get("/health?or=parked") or (0,))[0] == 503, "kubelet would take the engine for started"
     waiting.terminate()
     assert waiting.wait(DEADLINE) == 0
     assert pod.last_words["reason"] == "Stopped"

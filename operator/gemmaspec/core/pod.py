@@ -144,18 +144,20 @@ def _mounts(resolved: Resolved) -> list[dict[str, Any]]:
 def engine_container(resolved: Resolved, k: int, agent: str | None = None) -> dict[str, Any]:
     """The engine's container: the launcher, which starts and supervises vLLM."""
     health = {"path": "/health", "port": "http"}
+    # vLLM looks at the path only; a launcher that parked on purpose answers these two, so that nobody restarts it.
+    alive = health | {"path": "/health?or=parked"}
     startup = resolved.spec.rollout.startup_seconds
     own: dict[str, Any] = {
         "ports": [{"name": "http", "containerPort": resolved.port, "protocol": "TCP"}],
         "startupProbe": {
-            "httpGet": health,
+            "httpGet": alive,
             "periodSeconds": PROBE_PERIOD_SECONDS,
             "timeoutSeconds": 5,
             "failureThreshold": -(-startup // PROBE_PERIOD_SECONDS),
         },
         "readinessProbe": {"httpGet": health, "periodSeconds": 5, "timeoutSeconds": 10, "failureThreshold": 3},
         # vLLM's /health fails only when its engine is dead; slow answers under load are no death.
-        "livenessProbe": {"httpGet": health, "periodSeconds": 10, "timeoutSeconds": 20, "failureThreshold": 6},
+        "livenessProbe": {"httpGet": alive, "periodSeconds": 10, "timeoutSeconds": 20, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
     }
     if agent:
