@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint generate clean
+.PHONY: help demo test test-fast lint generate matrix clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ lint: $(VENV)/ready ## Style, types and import walls
 generate: $(VENV)/ready ## Regenerate the CRD and the reference
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
 	$(BIN)/python -m gemmaspec.api.reference docs/reference.md
+
+matrix: $(VENV)/ready ## Drive the agent against every vLLM version and rewrite docs/live-k-matrix.*
+	cd e2e && PYTHONPATH=../operator ../$(BIN)/python -m matrix $(ARGS)
 
 clean: ## Remove what was built here (not the cache of downloads)
 	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache
