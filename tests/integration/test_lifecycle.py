@@ -478,3 +478,26 @@ def test_pods_are_never_left_to_two_deployments(running: Scene) -> None:
     assert status["k"]["desired"] == 2
     assert running.kubelet.overlap == 1
     running.until(lambda: len(running.deployments()) == 1, "pruning", 10)
+
+
+def test_operator_outlives_an_absent_api_server_or_is_started_again(scene: Scene) -> None:
+    """kopf ends the process on some faults; the kubelet starts it again, and it goes on where it was."""
+    scene.operator.start()
+    scene.apply()
+    scene.wait_converged()
+    scene.plane.stop_apiserver()
+    scene.plane.start_apiserver()
+    mark = scene.plane.audit.mark()
+
+    def goes_on() -> bool:
+        if scene.operator.ended is not None:
+            scene.operator.kill()
+            scene.operator.launch()
+        return scene.converged() and scene.status()["k"]["desired"] == 2
+
+    scene.apply(speculative=speculative(k=2))
+    scene.until(goes_on, "the new K", 60)
+    assert scene.kubelet.overlap == 1
+    scene.until(lambda: len(scene.deployments()) == 1, "pruning", 10)
+    made = [event.name for event in scene.writes(mark) if event.verb == "create" and event.resource == "deployments"]
+    assert len(made) == 1
