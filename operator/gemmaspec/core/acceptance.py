@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import le
+from operator import ge, sub
 
 from gemmaspec.core.observation import Sample
 
@@ -154,5 +154,8 @@ def _comparable(before: Sample, after: Sample) -> bool:
     fell = any(getattr(after, name) < getattr(before, name) for name in _COUNTERS)
     # An engine's positions never change: where they do, one of the two expositions was not whole.
     same = len(before.accepted_per_position) == len(after.accepted_per_position)
-    risen = all(map(le, before.accepted_per_position, after.accepted_per_position))
-    return same and risen and not fell and 0 < after.time - before.time <= MAX_GAP_SECONDS
+    # No position accepts more than the one before it, and none falls. An engine that restarted, and had passed every
+    # counter again by the next scrape, betrays itself so.
+    hits = map(sub, after.accepted_per_position, before.accepted_per_position)
+    chain = [after.drafts - before.drafts, *hits, 0.0]
+    return same and not fell and all(map(ge, chain, chain[1:])) and 0 < after.time - before.time <= MAX_GAP_SECONDS
