@@ -108,7 +108,7 @@ def test_liveness_is_by_tokens_with_the_agent_and_by_health_without() -> None:
         return found
 
     assert probe("token") == {"path": "/livez", "port": "agent"}
-    assert probe(None) == {"path": "/health", "port": "http"}
+    assert probe(None) == {"path": "/health?or=parked", "port": "http"}
 
 
 def report(

@@ -92,8 +92,8 @@ def _trouble(pod: Pod, max_restarts: int, by_label: bool) -> Health | None:
 
 
 def proof_text(proof: Proof) -> str:
-    """Preflight's verdict in a sentence, with the way out."""
-    return " ".join(part for part in (f"{proof.reason}: {proof.message}", proof.remedy) if part)
+    """What preflight found, then the way out; without a stop at the end, since more may follow."""
+    return ". ".join(part.rstrip(".") for part in (proof.message, proof.remedy) if part) or proof.reason
 
 
 def stable(message: str) -> str:
