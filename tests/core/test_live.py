@@ -67,6 +67,11 @@ def test_live_that_can_not_be_had_stalls_with_the_reason(change: dict[str, Any],
     assert said in str(problem)
 
 
+def test_k_0_is_a_k_like_others_where_the_engine_was_started_for_more() -> None:
+    assert live.is_live(resolved(k=0, mode="Fixed", kMax=4), steerable=True)
+    assert not live.is_live(resolved(k=0, mode="Fixed", actuator="Auto"), steerable=True)
+
+
 def test_adaptive_needs_live() -> None:
     problem = live.problem(resolved(actuator="Restart", mode="Adaptive"), steerable=True)
     assert problem is not None

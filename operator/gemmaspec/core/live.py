@@ -66,7 +66,7 @@ def _refusal(resolved: Resolved, steerable: bool) -> str:
         return "the operator has no key for the agents' tokens (GEMMASPEC_KEY_FILE)"
     if resolved.method is not Method.MTP:
         return f"it was tried with method mtp only, and this is {resolved.method}"
-    if resolved.k == 0 and resolved.control.mode is not Mode.ADAPTIVE:
+    if _top(resolved) == 0:
         return "the spec asks for no drafts"
     if _version(resolved) is None:
         return "spec.engine.vllm is not set, and what an engine can do depends on its version"
@@ -94,10 +94,12 @@ def grid(resolved: Resolved) -> tuple[int, ...]:
 
     The default kMax is no wish for graphs: with four sequences a grid up to 8 has no room for 4.
     """
-    explicit = resolved.spec.speculative and resolved.spec.speculative.control
-    ceiling = explicit.k_max if explicit and explicit.k_max is not None else None
-    top = max(resolved.k, ceiling or 0)
-    return grids.fit(range(max(1, top) + 1), _sequences(resolved))
+    return grids.fit(range(max(1, _top(resolved)) + 1), _sequences(resolved))
+
+
+def _top(resolved: Resolved) -> int:
+    explicit = resolved.spec.speculative.control if resolved.spec.speculative else None
+    return max(resolved.k, (explicit.k_max if explicit else None) or 0)
 
 
 def _sequences(resolved: Resolved) -> int:
