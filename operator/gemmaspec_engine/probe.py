@@ -161,7 +161,8 @@ def config_of(model: str, revision: str | None) -> Facts:
         raise FileNotFoundError(f"there is no {place}")
     if not place.parent.is_dir():
         hub = importlib.import_module("huggingface_hub")
-        place = Path(hub.hf_hub_download(model, "config.json", revision=revision))
+        sealed = _sealed(hub, model, revision)
+        place = sealed / "config.json" if sealed else Path(hub.hf_hub_download(model, "config.json", revision=revision))
     found: Facts = json.loads(place.read_text())
     return found
 
@@ -171,8 +172,11 @@ def weight_bytes(model: str, revision: str | None) -> int:
     folder = Path(model)
     if not folder.is_dir():
         hub = importlib.import_module("huggingface_hub")
-        files = hub.get_safetensors_metadata(model, revision=revision).files_metadata.values()
-        return sum(max(t.data_offsets[1] for t in file.tensors.values()) for file in files)
+        sealed = _sealed(hub, model, revision)
+        if sealed is None:
+            files = hub.get_safetensors_metadata(model, revision=revision).files_metadata.values()
+            return sum(max(t.data_offsets[1] for t in file.tensors.values()) for file in files)
+        folder = sealed
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -181,6 +185,21 @@ def weight_bytes(model: str, revision: str | None) -> int:
     if total == 0:
         raise FileNotFoundError(f"Cannot find any model weights in {model}")
     return total
+
+
+def _sealed(hub: Any, model: str, revision: str | None) -> Path | None:
+    """The model in a cache that nothing is added to (HF_HUB_OFFLINE); None where the hub may be asked.
+
+    Raises FileNotFoundError when it is not there: that will not change.
+    """
+    constants = importlib.import_module("huggingface_hub.constants")
+    if not constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        return Path(hub.snapshot_download(model, revision=revision, local_files_only=True))
+    except importlib.import_module("huggingface_hub.errors").LocalEntryNotFoundError:
+        where = f"{model}@{revision}" if revision else model
+        raise FileNotFoundError(f"{where} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set") from None
 
 
 def resolved(namespace: argparse.Namespace) -> Facts:

@@ -137,7 +137,17 @@ def test_scale_subresource(kubectl: Kubectl, stored: str) -> None:
 
 PATH = "/apis/gemmaspec.io/v1alpha1/namespaces/default/gemmaspecdeploys"
 # Alternatives of fields that the full spec holds.
-UNUSED_IN_FULL = ["cache.weights.hostPath", "cache.weights.hostPath.path", "engine.patches.source.url", "recipe"]
+UNUSED_IN_FULL = [
+    "cache.compile.pvc",
+    "cache.compile.pvc.claimName",
+    "cache.weights.hostPath",
+    "cache.weights.hostPath.path",
+    "cache.weights.imageVolume",
+    "cache.weights.imageVolume.pullPolicy",
+    "cache.weights.imageVolume.reference",
+    "engine.patches.source.url",
+    "recipe",
+]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ OVERLAY_DIR: Final = "/opt/gemmaspec/overlay"
 STATE_DIR: Final = "/run/gemmaspec"
 CACHE_DIR: Final = "/cache"
 WEIGHTS_DIR: Final = f"{CACHE_DIR}/huggingface"
+COMPILE_DIR: Final = f"{CACHE_DIR}/compiled"
 
 
 def labels(name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gemmaspec.api import identity
 from gemmaspec.api.spec import Accelerator, TransformersMode
-from gemmaspec.core import live, names
+from gemmaspec.core import caches, live, names
 from gemmaspec.core.owner import Owner as Owner
 from gemmaspec.core.pod import config_key, pod_template
 from gemmaspec.core.resolve import Resolved
@@ -91,6 +91,8 @@ def engine_identity(resolved: Resolved) -> str:
         _transformers_pin(resolved),
         _patch_pins(resolved),
     ]
+    if image := caches.sealed(resolved):
+        value.append(image.reference)  # whatever the names say, these are the weights
     return digest(value)[:REVISION_LENGTH]
 
 

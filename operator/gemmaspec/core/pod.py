@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemmaspec.api.spec import Accelerator, EnvVar, Patch, SecretKeyRef, TransformersMode
-from gemmaspec.core import live, names
+from gemmaspec.core import caches, live, names
 from gemmaspec.core.arguments import engine_arguments
 from gemmaspec.core.resolve import GB10_MEMORY_GIB, Resolved
 
@@ -48,7 +48,8 @@ def pod_template(
 def init_containers(resolved: Resolved, k: int, agent: str | None = None) -> list[dict[str, Any]]:
     """Preflight, then the download of weights where any come from a hub."""
     containers = [preflight_container(resolved, k, agent)]
-    return [*containers, weights_container(resolved)] if repositories(resolved) else containers
+    downloads = repositories(resolved) and not caches.sealed(resolved)
+    return [*containers, weights_container(resolved)] if downloads else containers
 
 
 def repositories(resolved: Resolved) -> list[str]:
@@ -130,7 +131,7 @@ def _mounts(resolved: Resolved) -> list[dict[str, Any]]:
         {"name": "engine", "mountPath": names.ENGINE_MOUNT, "readOnly": True},
         {"name": "state", "mountPath": names.STATE_DIR},
         {"name": "cache", "mountPath": names.CACHE_DIR},
-        {"name": "weights", "mountPath": names.WEIGHTS_DIR},
+        *caches.mounts(resolved),
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 (a mount, not a temporary file)
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
@@ -177,9 +178,7 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
         "HF_HOME": names.WEIGHTS_DIR,
         "XDG_CACHE_HOME": f"{names.CACHE_DIR}/xdg",
         "XDG_CONFIG_HOME": f"{names.CACHE_DIR}/config",
-        "VLLM_CACHE_ROOT": f"{names.CACHE_DIR}/vllm",
-        "TRITON_CACHE_DIR": f"{names.CACHE_DIR}/triton",
-        "TORCHINDUCTOR_CACHE_DIR": f"{names.CACHE_DIR}/inductor",
+        **caches.environment(resolved),
         "VLLM_NO_USAGE_STATS": "1",
         # vLLM gives up on its own engine after 10 minutes unless told otherwise: shorter than a large cold boot.
         "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.rollout.startup_seconds),
@@ -190,7 +189,7 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
     if repositories(resolved):
         # Who downloads must reach the hub; the engine must not: its weights are there, and nothing else may be had.
         given.pop("HF_HUB_OFFLINE", None)
-        fixed |= {"HF_HUB_OFFLINE": "1"} if engine else {}
+        fixed |= {"HF_HUB_OFFLINE": "1"} if engine or caches.sealed(resolved) else {}
     variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in given]
     if engine and spec.service.api_key_secret_ref:
         variables.append(_secret("VLLM_API_KEY", spec.service.api_key_secret_ref))
@@ -251,7 +250,7 @@ def volumes(name: str, resolved: Resolved, revision: str, files: Mapping[str, st
         {"name": "engine", "configMap": {"name": names.revision_object(name, revision), "items": items}},
         {"name": "state", "emptyDir": {}},
         {"name": "cache", "emptyDir": {}},
-        {"name": "weights"} | _weights(resolved),
+        *caches.volumes(resolved),
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}},
         {"name": "tmp", "emptyDir": {}},
         *_pin_volumes(resolved),
@@ -280,15 +279,6 @@ def _pin_volumes(resolved: Resolved) -> list[dict[str, Any]]:
 def config_key(path: str) -> str:
     """Key of a file in the ConfigMap: keys can't hold a slash."""
     return path.replace("/", ".")
-
-
-def _weights(resolved: Resolved) -> dict[str, Any]:
-    weights = resolved.spec.cache.weights if resolved.spec.cache else None
-    if weights and weights.pvc:
-        return {"persistentVolumeClaim": {"claimName": weights.pvc.claim_name}}
-    if weights and weights.host_path:
-        return {"hostPath": {"path": weights.host_path.path, "type": "DirectoryOrCreate"}}
-    return {"emptyDir": {}}
 
 
 def by_label(resolved: Resolved) -> bool:

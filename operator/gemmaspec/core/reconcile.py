@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemmaspec.core import control, drift, live, memory, names, rollout, status
+from gemmaspec.core import caches, control, drift, live, memory, names, rollout, status
 from gemmaspec.core.acceptance import lifetime, window
 from gemmaspec.core.agent import Wanted
 from gemmaspec.core.control import Change, Evidence
@@ -131,18 +131,19 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
 
 
 def _allowed(resolved: Resolved, settings: Settings) -> None:
-    weights = resolved.spec.cache.weights if resolved.spec.cache else None
-    if not weights or not weights.host_path:
-        return
-    path = weights.host_path.path.rstrip("/") + "/"
-    if any(path.startswith(prefix.rstrip("/") + "/") for prefix in settings.host_path_prefixes):
-        return
     allowed = ", ".join(settings.host_path_prefixes) or "none"
-    message = (
-        f"{weights.host_path.path!r} is below no prefix that the operator's administrator allows (allowed: {allowed}); "
-        "use cache.weights.pvc, or have the prefix added"
-    )
-    raise Stalling(Problem("HostPathNotAllowed", "spec.cache.weights.hostPath.path", message))
+    problems = [
+        Problem(
+            "HostPathNotAllowed",
+            field,
+            f"{host.path!r} is below no prefix that the operator's administrator allows (allowed: {allowed}); use a "
+            "pvc, or have the prefix added",
+        )
+        for field, host in caches.host_paths(resolved)
+        if not any((host.path.rstrip("/") + "/").startswith(p.rstrip("/") + "/") for p in settings.host_path_prefixes)
+    ]
+    if problems:
+        raise Stalling(*problems)
 
 
 def _agent(observation: Observation, resolved: Resolved, settings: Settings) -> str | None:
