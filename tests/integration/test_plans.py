@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+PLANNED = sorted(file for file in (ROOT / "tests/golden/plan").glob("*.yaml") if ".rendered" not in file.name)
 GROUPS = ("api/v1", "apis/apps/v1", "apis/policy/v1", "apis/gemmaspec.io/v1alpha1")
 KINDS = ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"]
 # Of one core, and for the whole command with Python's own start: what the clock on the wall shows where nobody else
@@ -61,9 +63,12 @@ def manifest_of(recipe: Recipe) -> str:
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The samples, one for each recipe that has a file of its own; and one file with every recipe and variant."""
+    """The samples, one for each recipe that has a file of its own; and one file with every recipe and variant, and
+    with the resources whose plans are kept as golden files, which use every field.
+    """
     every = tmp_path_factory.mktemp("manifests") / "every.yaml"
-    every.write_text("---\n".join(manifest_of(recipe) for recipe in load().values()))
+    texts = [manifest_of(recipe) for recipe in load().values()] + [file.read_text() for file in PLANNED]
+    every.write_text(re.sub("namespace: [a-z]+", "namespace: default", "---\n".join(texts)))
     return [*SAMPLES, every]
 
 
@@ -129,7 +134,7 @@ def test_plan_prints_within_a_second(plans: list[Planned], record_property: Any)
 
 
 def test_plan_holds_all_objects_and_says_the_command(plans: list[Planned]) -> None:
-    assert [planned.count for planned in plans] == [1] * len(SAMPLES) + [len(load())]
+    assert [planned.count for planned in plans] == [1] * len(SAMPLES) + [len(load()) + len(PLANNED)]
     for planned in plans:
         bodies = list(yaml.load_all(planned.text, Loader=yaml.CSafeLoader))
         assert sorted(body["kind"] for body in bodies) == sorted(KINDS * planned.count)
