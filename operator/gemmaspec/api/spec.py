@@ -382,8 +382,8 @@ class Control(Model):
     k_min: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(None, description="Least K. Default 0.")
     k_max: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(
         None,
-        description=f"Greatest K. Default {DEFAULT_K_MAX}. Where it is set and the actuator is Live, engines are started "
-        "for every K up to it, and k can be edited without a restart.",
+        description=f"Greatest K. Default {DEFAULT_K_MAX}. Where it is set and the actuator is Live, engines are "
+        "started for every K up to it, and k can be edited without a restart.",
     )
     actuator: Actuator | None = Field(
         None,
