@@ -15,7 +15,7 @@ from demo.door import door
 from demo.installation import SAMPLE, Operator, exists, install_crd, install_operator
 from demo.observer import Observer, accepted
 from demo.record import Phase, Record
-from demo.resource import Resource, condition, manifest, merged, settled, told
+from demo.resource import PLURAL, Resource, condition, manifest, merged, settled, told
 from gemmaspec.core.observation import Sample
 from testbed import Cluster
 from testbed.deadline import wait_for
@@ -115,6 +115,9 @@ class Story:
             namespace = self._setting.namespace
             if not exists(self._kubectl, "namespace", namespace):
                 self._kubectl("create", "namespace", namespace)
+            if exists(self._kubectl, "-n", namespace, PLURAL, self._resource.name):
+                self._board.say("the resource of an earlier run is removed first")
+                self._resource.delete()
             self._opened.enter_context(self._observer)
             if self._setting.engine_image is None:
                 self._resource.kubectl("apply", "-f", str(SAMPLE))
