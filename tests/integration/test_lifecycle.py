@@ -501,3 +501,40 @@ def test_operator_outlives_an_absent_api_server_or_is_started_again(scene: Scene
     scene.until(lambda: len(scene.deployments()) == 1, "pruning", 10)
     made = [event.name for event in scene.writes(mark) if event.verb == "create" and event.resource == "deployments"]
     assert len(made) == 1
+
+
+# What the schema can't see and the API server refuses in a child: change of the spec, words that must be told.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "limits below requests": (
+        {
+            "engine": {
+                "image": "example.org/vllm:1",
+                "allowTag": True,
+                "resources": {"requests": {"memory": "8Gi"}, "limits": {"memory": "4Gi"}},
+            }
+        },
+        "memory",
+    ),
+    "selector": ({"nodes": {"accelerator": "CPU", "selector": {"a b": "c"}}}, "a b"),
+    "toleration": (
+        {"nodes": {"accelerator": "CPU", "tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+        "tolerations",
+    ),
+}
+
+
+def test_what_the_api_server_refuses_stalls_and_touches_no_engine(running: Scene) -> None:
+    running.apply()
+    good = running.wait_converged()
+    (pod,) = running.all("pods")
+    for what, (change, words) in REFUSED.items():
+        running.apply(**change)
+        running.until(lambda: running.is_condition("Stalled", "True", "ApiRejected"), what, 10)
+        assert words in running.condition("Stalled")["message"]
+        assert running.is_condition("Ready", "True", "ServingEarlierSpec")
+        assert running.status()["observedGeneration"] == running.resource()["metadata"]["generation"]
+        assert [one["metadata"]["uid"] for one in running.all("pods")] == [pod["metadata"]["uid"]]
+        running.apply()
+        assert running.wait_converged()["revision"] == good["revision"]
+    assert [one["metadata"]["uid"] for one in running.all("pods")] == [pod["metadata"]["uid"]]
+    running.until(lambda: len(running.children()) == 5, "pruning of what was half made", 10)
