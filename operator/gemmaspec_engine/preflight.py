@@ -19,10 +19,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gemmaspec_engine import memory, mount, overlay, patches, rootcause, termination, verdict
+from gemmaspec_engine import memory, mount, overlay, patches, rootcause, termination, verdict, weights
 from gemmaspec_engine.environment import engine_environment
 from gemmaspec_engine.finding import Finding
 from gemmaspec_engine.pin import Pin
@@ -90,6 +91,8 @@ class Preflight:
         options = ["--weights"] if self.pin.memory.mode == "Auto" else []
         command = [sys.executable, "-m", "gemmaspec_engine.probe", str(out), self.stages, *options, "--"]
         environment = engine_environment(self.pin, os.environ, mount.package())
+        if _all_cached(self.arguments):
+            environment["HF_HUB_OFFLINE"] = "1"  # a box that lost its network restarts what it has
         seconds = self.pin.preflight.probe_seconds
         try:
             done = subprocess.run(
@@ -146,6 +149,18 @@ class Preflight:
     def _dynamic_k(self) -> bool:
         fields = self.facts.get("speculativeFields")
         return isinstance(fields, list) and "num_speculative_tokens_per_batch_size" in fields
+
+
+def _all_cached(arguments: Sequence[str]) -> bool:
+    """Whether target and drafter come from a hub and are in the cache whole, at pinned revisions."""
+    given = dict(pairwise(arguments))
+    try:
+        drafter = json.loads(given.get("--speculative-config") or "{}")
+        models = [(given.get("--model"), given.get("--revision")), (drafter.get("model"), drafter.get("revision"))]
+    except (ValueError, AttributeError):
+        return False
+    hub = [weights.Repository(name, revision) for name, revision in models if name and not name.startswith("/")]
+    return bool(hub) and all(weights.complete(weights.hub_cache(), repository) for repository in hub)
 
 
 def _dead(said: str, code: int) -> Finding:

@@ -28,7 +28,7 @@ from typing import Any
 from gemmaspec_engine import termination
 from gemmaspec_engine.state import refused
 
-__all__ = ["Failure", "Repository", "explain", "main", "parse_model", "size_of"]
+__all__ = ["Failure", "Repository", "complete", "explain", "hub_cache", "main", "parse_model", "size_of"]
 
 # Formats that vLLM does not load, in repositories that carry several.
 IGNORED = ("*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "original/*", "onnx/*", "metal/*", "coreml/*")
@@ -96,6 +96,25 @@ def size_of(folder: Path) -> int:
     return total
 
 
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps repositories."""
+    home = os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+
+
+def complete(cache: Path, repository: Repository) -> bool:
+    """Whether these very bytes were brought: then no hub is needed."""
+    return repository.pinned and _mark(cache, repository).exists()
+
+
+def _mark(cache: Path, repository: Repository) -> Path:
+    return _place(cache, repository.name) / ".gemmaspec-complete" / (repository.revision or "main")
+
+
+def _place(cache: Path, name: str) -> Path:
+    return cache / ("models--" + name.replace("/", "--"))
+
+
 class Progress:
     """How far the download is; served on the engine's port."""
 
@@ -110,7 +129,7 @@ class Progress:
 
     def folder(self, name: str) -> Path:
         """Where huggingface_hub keeps the repository's files."""
-        return self._cache / ("models--" + name.replace("/", "--")) / "blobs"
+        return _place(self._cache, name) / "blobs"
 
 
 def serve(progress: Progress, port: int) -> ThreadingHTTPServer:
@@ -149,9 +168,9 @@ def turn(cache: Path, repository: Repository) -> Iterator[None]:
 def _bring(repository: Repository, progress: Progress, cache: Path) -> None:
     import huggingface_hub as hub  # the image's own; slow to import, and absent where tests import this module
 
-    mark = progress.folder(repository.name).parent / ".gemmaspec-complete" / (repository.revision or "main")
-    if mark.exists() and repository.pinned:
-        return  # these very bytes are here: no hub is needed
+    if complete(cache, repository):
+        return
+    mark = _mark(cache, repository)
     try:
         _download(hub, repository, progress, cache)
     except OSError as error:
@@ -204,8 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gemmaspec weights: {text}", file=sys.stderr)
         _say(False, Failure("NotDownloaded", text, ""), asked.model)
         return 0
-    home = os.environ.get("HF_HOME") or str(Path("~/.cache/huggingface").expanduser())
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    cache = hub_cache()
     progress = Progress(cache)
     server = serve(progress, asked.port)
     try:

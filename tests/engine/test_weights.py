@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gemmaspec_engine.preflight import _all_cached
 from gemmaspec_engine.weights import Failure, Repository, explain, parse_model, size_of
 from tests.engine.fake_hub import COMMIT, FakeHub
 
@@ -76,6 +77,25 @@ def test_a_second_start_fetches_nothing_again_and_needs_no_hub_for_pinned_bytes(
         assert "model.safetensors@0" not in hub.served
     code, said, output = bring("http://127.0.0.1:9", tmp_path / "hf", f"{TARGET}@{COMMIT}")
     assert (code, said["ok"]) == (0, True), output
+
+
+def test_preflight_asks_no_hub_once_both_pinned_models_are_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arguments(target: str, revision: str) -> list[str]:
+        drafter = json.dumps({"method": "mtp", "model": DRAFTER, "revision": COMMIT})
+        return ["--model", target, "--revision", revision, "--speculative-config", drafter, "--enforce-eager"]
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    with FakeHub(FILES) as hub:
+        bring(hub.url, tmp_path / "hf", f"{TARGET}@{COMMIT}")
+        assert not _all_cached(arguments(TARGET, COMMIT)), "the drafter is missing"
+        bring(hub.url, tmp_path / "hf", f"{DRAFTER}@{COMMIT}")
+    assert _all_cached(arguments(TARGET, COMMIT))
+    assert _all_cached(arguments("/models/in-the-image", "main"))
+    assert not _all_cached(arguments(TARGET, "main")), "a branch may have moved"
+    assert not _all_cached(["--model", "/models/in-the-image"])
 
 
 def test_a_download_that_was_cut_goes_on_at_the_next_try(tmp_path: Path) -> None:
