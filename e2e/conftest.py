@@ -10,6 +10,8 @@ import pytest
 
 from demo.evidence import collect
 from demo.installation import described, install_crd, install_operator, remove_operator, rendered
+from mirror import Mirror, mirror_on
+from mirror.contents import TOKEN, repositories
 from stories import NAMESPACE, Site, Tiny, give_key, namespace, tiny_on
 from testbed import Cluster
 from testbed.cache import cache_root, first_free
@@ -74,6 +76,13 @@ def tiny(site: Site) -> Iterator[Tiny]:
     """The tiny pair, Ready: one engine for all stories that need one that serves."""
     with tiny_on(site) as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def mirror(site: Site) -> Iterator[Mirror]:
+    """A model hub and a package index that pods can reach."""
+    with mirror_on(site.cluster, NAMESPACE, TOKEN, repositories()) as running:
+        yield running
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,181 @@
+"""What can't work is told before any weights load, each with a reason and a way out of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import pytest
+from openai import OpenAI
+
+from demo.door import door
+from demo.resource import Resource, condition
+from gemmaspec.core import names
+from mirror import COMMIT, Mirror, wheel_of
+from mirror.contents import EXPERTS, OTHER_VOCABULARY, TOKEN, UNKNOWN_TYPE
+from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, secret
+from testbed.deadline import wait_for
+from tinypair.languages import prompt
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
+
+# An engine alone on its box may take 60 s. Here nine preflights, seven of which import vLLM, share the cores with each
+# other and with whatever else runs: what each took is printed, with the machine's load.
+_CROWDED_SECONDS: Final = 420.0
+_MODULE: Final = "vllm.model_executor.models.gemma4_mtp"
+_SMALL: Final = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}
+_TRANSFORMERS: Final = "5.18.0"  # the engine's own is another one
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spec that can't work, what is said about it, and a word of the way out."""
+
+    name: str
+    reason: str
+    remedy: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    hub: bool = False
+
+
+def _patch(source: str) -> dict[str, Any]:
+    wrong = "0" * 64
+    return {"patches": [{"module": _MODULE, "sha256": wrong, "source": {"configMap": {"name": source, "key": "it"}}}]}
+
+
+def _drafter(name: str) -> dict[str, Any]:
+    return {"speculative": {"drafter": {"model": name, "revision": COMMIT}}}
+
+
+CASES: Final = (
+    Case("vllm-version", "VllmVersionMismatch", "spec.engine.vllm", {"engine": {"vllm": "0.31.0"}}),
+    Case(
+        "transformers-version",
+        "TransformersVersionMismatch",
+        "mode: Install",
+        {"engine": {"transformers": {"version": _TRANSFORMERS}}},
+    ),
+    Case("patch-hash", "PatchHashMismatch", "Pin the hash", {"engine": _patch("a-patch")}),
+    Case("patch-source", "PatchSourceMissing", "spec.engine.patches[].source", {"engine": _patch("no-such-map")}),
+    Case("flag", "BadArgument", "extraArgs", {"engine": {"extraArgs": ["--max-num-partial-prefills=2"]}}),
+    Case("vocabulary", "DrafterVocabMismatch", "assistant published", _drafter(OTHER_VOCABULARY), hub=True),
+    Case("model-type", "ModelTypeUnknown", "newer image", _drafter(UNKNOWN_TYPE), hub=True),
+    Case(
+        "utilization",
+        "UtilizationDoesNotFit",
+        "spec.memory.utilization",
+        {
+            "memory": {"utilization": 0.98, "reserveGiB": 4},  # more than there is in all, so final
+            "engine": {"env": [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "0"}]},  # the recipe gives a size
+        },
+    ),
+    Case(
+        "known-bad",
+        "MoeBackendRefused",
+        "Marlin",
+        {
+            "model": {"target": EXPERTS, "revision": COMMIT},
+            "engine": {"extraArgs": ["--moe-backend=cutlass"]},
+        },
+        hub=True,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def refused(site: Site, mirror: Mirror) -> Iterator[dict[str, Resource]]:
+    """All the cases, applied at once: their preflights run side by side."""
+    secret(site.kubectl, "hub-token", TOKEN)
+    patch = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "a-patch"},
+        "data": {"it": "raise SystemExit\n"},
+    }
+    site.kubectl.apply(json.dumps(patch), "-n", NAMESPACE)
+    applied: dict[str, Resource] = {}
+    try:
+        for case in CASES:
+            applied[case.name] = site.apply(case.name, **_changes(case, mirror))
+        yield applied
+    finally:
+        for resource in applied.values():
+            resource.kubectl("delete", "gsd", resource.name, "--wait=false", "--ignore-not-found")
+        for resource in applied.values():
+            resource.delete(90)
+
+
+def _changes(case: Case, mirror: Mirror) -> dict[str, Any]:
+    engine = {**_SMALL, **case.changes.get("engine", {})}
+    changes = {**case.changes, "engine": engine}
+    if case.hub:
+        engine["env"] = [{"name": "HF_ENDPOINT", "value": mirror.url}]
+        changes["cache"] = {"download": {"tokenSecretRef": {"name": "hub-token", "key": "key"}}}
+    return changes
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_is_refused_before_any_weights_load(refused: dict[str, Resource], case: Case) -> None:
+    resource = refused[case.name]
+    said = resource.wait_condition("Preflight", "False", _CROWDED_SECONDS)
+    assert said["reason"] == case.reason, said["message"]
+    assert case.remedy in said["message"]
+    stalled = resource.wait_condition("Stalled", "True", 30)
+    assert stalled["reason"] == case.reason
+    seconds, load = _verdict_seconds(resource.pods()[-1]), os.getloadavg()[0] / (os.cpu_count() or 1)
+    print(f"\npreflight {case.name}: {case.reason} {seconds:.0f} s after the pod's start, load {load:.1f} a core")
+    assert seconds <= _CROWDED_SECONDS
+    wait_for(lambda: _parked(resource), f"{case.name}: parked, and left alone by the startup probe", 120)
+    log = resource.kubectl("logs", resource.pods()[-1]["metadata"]["name"], "-c", names.ENGINE_CONTAINER)
+    assert f"vLLM is not started: {case.reason}" in log
+
+
+def test_none_of_them_restarts_or_downloads(refused: dict[str, Resource], mirror: Mirror) -> None:
+    pods = {name: resource.pods() for name, resource in refused.items()}
+    assert {name: len(found) for name, found in pods.items()} == dict.fromkeys(pods, 1)
+    counts = {
+        (name, entry["name"]): entry["restartCount"]
+        for name, found in pods.items()
+        for kind in ("initContainerStatuses", "containerStatuses")
+        for entry in found[0]["status"][kind]
+    }
+    assert counts == dict.fromkeys(counts, 0)
+    fetched = mirror.served()
+    assert f"{OTHER_VOCABULARY}/config.json" in fetched
+    broken = (OTHER_VOCABULARY, UNKNOWN_TYPE, EXPERTS)
+    assert [name for name in fetched if name.startswith(broken) and not name.endswith("config.json")] == []
+
+
+def test_install_brings_another_transformers_and_the_engine_serves_with_it(site: Site, mirror: Mirror) -> None:
+    mirror.add(wheel_of("transformers", _TRANSFORMERS))
+    wanted = {"version": _TRANSFORMERS, "mode": "Install"}
+    resource = site.apply("installs", engine={"transformers": wanted, "env": mirror.pip_environment})
+    try:
+        body = resource.wait_settled(BOOT_SECONDS)
+        assert body["status"]["engine"]["transformers"] == _TRANSFORMERS
+        assert _TRANSFORMERS in condition(body, "Preflight")["message"]
+        with door(site.cluster, resource.name, PORT, NAMESPACE) as base_url:
+            client = OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=60)
+            answer = client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": prompt("code", 3)}], max_tokens=16, temperature=0
+            )
+        assert answer.choices[0].message.content
+    finally:
+        resource.delete(90)
+
+
+def _parked(resource: Resource) -> bool:
+    """The launcher runs, its startup probe has passed, and it is not ready."""
+    states = [entry for pod in resource.pods() for entry in pod["status"].get("containerStatuses", ())]
+    return bool(states) and all(entry["started"] and not entry["ready"] for entry in states)
+
+
+def _verdict_seconds(pod: dict[str, Any]) -> float:
+    """From the pod's start on its node to the end of preflight."""
+    proof = next(c for c in pod["status"]["initContainerStatuses"] if c["name"] == names.PREFLIGHT_CONTAINER)
+    ended = datetime.fromisoformat(proof["state"]["terminated"]["finishedAt"])
+    return (ended - datetime.fromisoformat(pod["status"]["startTime"])).total_seconds()

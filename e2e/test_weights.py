@@ -1,0 +1,107 @@
+"""Weights come from a hub, once: target and drafter at pinned revisions, and an engine that then needs no hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import uuid4
+
+import pytest
+from openai import OpenAI
+
+from demo.door import door
+from demo.resource import Resource
+from gemmaspec.core import names
+from mirror import COMMIT, Mirror
+from mirror.contents import ASSISTANT, TARGET, TOKEN
+from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, secret
+from testbed.deadline import wait_for
+from tinypair.languages import prompt
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
+
+_CLAIM: Final = "weights"
+_WEIGHTS: Final = [f"{ASSISTANT}/model.safetensors", f"{TARGET}/model.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def downloaded(site: Site, mirror: Mirror) -> Iterator[Resource]:
+    """An engine whose pair came from the hub, Ready; its cache is a claim that outlives its pods."""
+    secret(site.kubectl, "hub-token", TOKEN)
+    site.kubectl.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": _claim()}), "-n", NAMESPACE)
+    resource = site.apply(
+        "hub",
+        model={"target": TARGET, "revision": COMMIT},
+        speculative={"drafter": {"model": ASSISTANT, "revision": COMMIT}},
+        engine={"env": [{"name": "HF_ENDPOINT", "value": mirror.url}]},
+        cache={
+            "weights": {"pvc": {"claimName": _CLAIM}},
+            "download": {"tokenSecretRef": {"name": "hub-token", "key": "key"}},
+        },
+    )
+    try:
+        resource.wait_settled(BOOT_SECONDS)
+        yield resource
+    finally:
+        resource.delete(90)
+        site.kubectl("delete", "-n", NAMESPACE, f"pvc/{_CLAIM}", "--timeout=60s")
+        site.kubectl("delete", f"pv/{NAMESPACE}-{_CLAIM}", "--timeout=60s")
+
+
+def _claim() -> list[dict[str, Any]]:
+    """A claim, and a volume made for it by hand: the cluster has no provisioner."""
+    volume, size, modes = f"{NAMESPACE}-{_CLAIM}", {"storage": "1Gi"}, ["ReadWriteOnce"]
+    place = {"path": f"/var/lib/{volume}-{uuid4()}", "type": "DirectoryOrCreate"}  # nothing of an earlier session
+    held = {"accessModes": modes, "storageClassName": ""}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {**held, "capacity": size, "hostPath": place, "claimRef": {"namespace": NAMESPACE, "name": _CLAIM}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": _CLAIM},
+            "spec": {**held, "resources": {"requests": size}, "volumeName": volume},
+        },
+    ]
+
+
+def test_the_pair_is_downloaded_and_served(site: Site, downloaded: Resource, mirror: Mirror) -> None:
+    assert sorted(name for name in mirror.served() if name in _WEIGHTS) == _WEIGHTS
+    with door(site.cluster, downloaded.name, PORT, NAMESPACE) as base_url:
+        client = OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=60)
+        answer = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": prompt("code", 3)}], max_tokens=16, temperature=0
+        )
+    assert answer.choices[0].message.content
+
+
+def test_the_engine_is_offline_and_never_sees_the_token(downloaded: Resource) -> None:
+    pod = downloaded.pods()[-1]["metadata"]["name"]
+    told = downloaded.kubectl("exec", pod, "-c", names.ENGINE_CONTAINER, "--", "env").splitlines()
+    assert "HF_HUB_OFFLINE=1" in told
+    assert [line for line in told if line.startswith("HF_TOKEN") or TOKEN in line] == []
+
+
+def test_a_second_pod_finds_the_weights_in_the_cache(downloaded: Resource, mirror: Mirror) -> None:
+    before = mirror.asked()
+    first = downloaded.pods()[-1]["metadata"]
+    downloaded.kubectl("delete", "pod", first["name"], "--wait=false")
+
+    def brought() -> dict[str, Any] | None:
+        """How the weights container of the pod that came after ended."""
+        for pod in downloaded.pods():
+            if pod["metadata"]["uid"] != first["uid"]:
+                for entry in pod["status"].get("initContainerStatuses", ()):
+                    if entry["name"] == names.WEIGHTS_CONTAINER and "terminated" in entry["state"]:
+                        return dict(entry["state"]["terminated"])
+        return None
+
+    ended = wait_for(brought, "the next pod's weights", BOOT_SECONDS, fail=lambda: str(downloaded.pods()))
+    assert ended["exitCode"] == 0
+    assert json.loads(ended["message"])["reason"] == "Cached"
+    assert mirror.asked() == before, "a hub that can't be reached keeps nobody from starting"
