@@ -94,7 +94,7 @@ class Acceptance:
     def totals(self, batch: int, requests: Sequence[Hashable] = ()) -> list[float]:
         """Expected accepted drafts of a step of `batch` requests, for K = 0..positions."""
         if not requests:
-            base = self.anonymous.expected or self.expected
+            base = self.anonymous.expected if self.anonymous.n > 0.0 else self.expected
             return [batch * x for x in base]
         get, unknown = self.requests.get, self.expected
         rows = [r.expected if (r := get(key)) is not None else unknown for key in requests]
@@ -243,7 +243,8 @@ class Acceptance:
         self.refresh()
         for request in (*self.requests.values(), self.anonymous):
             request.scale(keep)
-            self._shrink(request)
+            if request.expected:
+                self._shrink(request)
 
     def refresh(self) -> None:
         """Recompute the population's rates from its counts."""

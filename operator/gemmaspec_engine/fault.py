@@ -76,7 +76,7 @@ class FaultDetector:
         if self.verdict is not None:
             return self.verdict
         for i, count in enumerate(accepted):
-            key: Hashable = requests[i] if requests else (None, self.drafts // self.CLUSTER)
+            key: Hashable = requests[i] if requests else f"anonymous-{self.drafts // self.CLUSTER}"
             self._draft(key, 1 if count > 0 else 0)
         return self._decide()
 
@@ -146,10 +146,9 @@ class FaultDetector:
         self.accepted += hit
 
     def _decide(self) -> str | None:
-        if self._proof >= -math.log(self.WRONG_PROOF):
-            # The mixture also favours rates below LIMIT; only an excess of acceptances is a proof.
-            if self.accepted > self.LIMIT * self.drafts:
-                self.verdict = HEALTHY
+        # The mixture also favours rates below LIMIT; only an excess of acceptances is a proof.
+        if self._proof >= -math.log(self.WRONG_PROOF) and self.accepted > self.LIMIT * self.drafts:
+            self.verdict = HEALTHY
         elif (
             self._healthy >= self._need
             and self._weak >= -math.log(self.WEAK_ALARM)

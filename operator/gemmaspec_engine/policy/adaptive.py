@@ -44,7 +44,9 @@ class Adaptive(Policy):
     STICK = 1.003
     PROBE, STEADY = 6.0, 300.0
     PROBE_FIRST, PROBE_MIN, PROBE_MAX = 16.0, 8.0, 512.0
+    PROBE_UNPROVED = 12.0
     PROBE_DEEPER = 1.1
+    IDLE_WEIGHT = 12.0
     KEEP = 0.1
     FOLLOW = 0.7
     BURST, REFILL = 24.0, 0.25
@@ -136,7 +138,8 @@ class Adaptive(Policy):
         i, probe = max(pair for pair in self._pairs[1:] if ms[pair[0]] <= self.PROBE_DEEPER * first)
         cost = max(0.02, 1.0 - ms[self._pairs[0][0]] / ms[i])
         interval = math.sqrt(self.PROBE * cost * (self.STEADY + self._since))
-        self._interval = min(self.PROBE_MAX, max(self.PROBE_MIN, interval))
+        longest = self.PROBE_MAX if self.faults.verdict is not None else self.PROBE_UNPROVED
+        self._interval = min(longest, max(self.PROBE_MIN, interval))
         return probe
 
     def _pay(self, k: int) -> int:
@@ -153,8 +156,11 @@ class Adaptive(Policy):
     def _observe(
         self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
+        timed = usable(step_ms)
+        if not timed and not accepted:
+            return
         self._since += 1
-        if usable(step_ms):
+        if timed:
             self.times.observe(batch, k, step_ms)
         if k and accepted:
             if self.faults.verdict is None:
@@ -167,7 +173,7 @@ class Adaptive(Policy):
                 self._changed()
         elif k == 0:
             self._idle += 1
-            if self._idle % 32 == 0 and self.acceptance.weight > 6.0:
+            if self._idle % 32 == 0 and self.acceptance.weight > self.IDLE_WEIGHT:
                 self.acceptance.fade(0.9)
 
     def _changed(self) -> None:

@@ -135,6 +135,8 @@ class Policy(ABC):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `export_state` gave; export after load gives the same dict.
 
+        A state that is refused leaves the policy as it was.
+
         Raises:
             ValueError: the state is of another version, policy or grid, or is damaged.
         """
@@ -142,12 +144,14 @@ class Policy(ABC):
         for key, value in wanted.items():
             if state.get(key) != value:
                 raise ValueError(f"state has {key}={state.get(key)!r}, this policy has {value!r}")
+        before = self.export_state()
         try:
             low, high = state["bounds"]
             self._load(state)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            self.set_bounds(low, high)
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            self._load(before)
             raise ValueError(f"state of policy {self.name!r} is damaged: {error!r}") from error
-        self.set_bounds(low, high)
 
     @abstractmethod
     def _export(self) -> dict[str, Any]:

@@ -253,9 +253,9 @@ class Ucb(Policy):
     def _observe(
         self, batch: int, k: int, accepted: Sequence[int], step_ms: float, requests: Sequence[Hashable]
     ) -> None:
-        arms = self._batch(batch)
-        if k not in arms or not usable(step_ms) or (k > 0 and not accepted):
+        if k not in self.ks or not usable(step_ms) or (k > 0 and not accepted):
             return
+        arms = self._batch(batch)
         for arm in arms.values():
             arm[0] *= self._discount
             arm[1] *= self._discount

@@ -75,7 +75,7 @@ class Rollback(Policy):
         self._trial: int | None = None
         self._test: Sprt | None = None
         self._tried = 0
-        self._reason = f"K={self._k}: as desired, nothing has been observed yet"
+        self._reason = f"K={self._k}: as desired, nothing has spoken against it"
 
     @property
     def verdict(self) -> str | None:
@@ -207,6 +207,12 @@ class Rollback(Policy):
             self._back_off(f"no recovery {rate}")
 
     # -- state --------------------------------------------------------------------------------------
+
+    def explain(self) -> str:
+        """See `Policy.explain`."""
+        if self._mode == STEADY and self.faults.verdict != FAULT:
+            return f"{self._reason} ({self._steps} steps ago)"
+        return self._reason
 
     def _export(self) -> dict[str, Any]:
         test = self._test
