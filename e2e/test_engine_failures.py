@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from demo.resource import Resource, condition
-from stories import Site, secret, text_of
+from stories import BOOT_SECONDS, Site, secret, text_of
 from testbed.deadline import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
