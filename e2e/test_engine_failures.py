@@ -71,7 +71,7 @@ def test_an_engine_that_outgrows_its_memory_is_told(failing: Failing) -> None:
 def test_a_missing_secret_is_named_and_waited_for(failing: Failing) -> None:
     wanted = {"apiKeySecretRef": {"name": "comes-later", "key": "key"}}
     resource = failing.apply("waits", service=wanted)
-    found = resource.wait_condition("EngineHealthy", "False", 60)
+    found = resource.wait_condition("EngineHealthy", "False", BOOT_SECONDS)
     assert "comes-later" in found["message"]
     assert condition(resource.read(), "Stalled").get("status") == "False", "waiting is not stalling"
     secret(failing.site.kubectl, "comes-later", "some-key")
