@@ -24,7 +24,7 @@ test: $(VENV)/ready lint ## Everything that must hold, on real parts
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
-	$(BIN)/python -m pytest -m "not cluster and not control_plane and not engine" tests $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine" tests $(ARGS)
 
 lint: $(VENV)/ready ## Style, types and import walls
 	$(BIN)/ruff check .
