@@ -1,0 +1,56 @@
+"""A vLLM plug-in for this bench only: changes the synthetic acceptance of a running engine.
+
+vLLM's ``rejection_sample_method: synthetic`` draws acceptance from fixed rates. GPU_BENCH_RATES names a file with
+a JSON list of conditional rates, one per position; when the file changes, the next step's draw uses them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+LOOK_SECONDS = 0.02
+_wanted: list[Any] = [None]
+
+
+def register() -> None:
+    """What vLLM calls in each of its processes."""
+    file = os.environ.get("GPU_BENCH_RATES")
+    if file:
+        try:
+            _patch()
+            threading.Thread(target=_watch, args=(Path(file),), name="rates", daemon=True).start()
+        except Exception as error:  # noqa: BLE001  a plug-in must not end the server
+            print("synthetic_dice:", repr(error), flush=True)
+
+
+def _patch() -> None:
+    from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
+
+    original = RejectionSampler.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wanted = _wanted[0]
+        rates = self.synthetic_conditional_rates
+        if wanted is not None and rates is not None:
+            _wanted[0] = None
+            rates.copy_(rates.new_tensor((wanted + [wanted[-1]] * rates.numel())[: rates.numel()]))
+        return original(self, *args, **kwargs)
+
+    RejectionSampler.__call__ = call
+
+
+def _watch(file: Path) -> None:
+    seen = 0
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            changed = file.stat().st_mtime_ns
+            if changed != seen:
+                _wanted[0], seen = json.loads(file.read_text()), changed
+        except (OSError, ValueError):
+            continue

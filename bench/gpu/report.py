@@ -1,0 +1,171 @@
+"""Tables and plots from the raw rows of a GPU run: ``python bench/gpu/report.py RESULTS.jsonl``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+OUT: Final = Path(__file__).resolve().parents[1] / "results"
+# Student's t, 97.5 %, by degrees of freedom 1 to 11 (standard table): intervals of a handful of repeats.
+T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)
+Row = dict[str, Any]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval."""
+    if len(values) < 2:
+        return statistics.fmean(values), math.nan
+    half = T[min(len(values) - 2, len(T) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), half
+
+
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by the values of some fields, in order of first appearance."""
+    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[tuple(row[key] for key in keys)].append(row)
+    return dict(found)
+
+
+def _number(value: float, half: float) -> str:
+    digits = 2 if value < 100 else 0
+    return f"{value:.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def sweep_table(rows: list[Row]) -> list[str]:
+    """Step time and tokens per second of each K and concurrency."""
+    lines = []
+    for (station,), own in grouped(rows, "station").items():
+        counts = sorted({row["streams"] for row in own})
+        lines += [f"### K × streams, {station.split('-')[0].upper()}", ""]
+        lines += ["| K | " + " | ".join(f"{n} streams: step ms | tok/s" for n in counts) + " |"]
+        lines += ["|" + "---|" * (2 * len(counts) + 1)]
+        for k in sorted({row["k"] for row in own}):
+            cells = ["no speculation" if k < 0 else str(k)]
+            for n in counts:
+                here = [row for row in own if (row["k"], row["streams"]) == (k, n)]
+                cells += (
+                    [_number(*interval([row[name] for row in here])) for name in ("step_ms", "tok_s")]
+                    if here
+                    else ["–"] * 2
+                )
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def compare_table(rows: list[Row]) -> list[str]:
+    """The live engine held at K against an engine started so, pair by pair."""
+    lines = ["### Live engine held at K against an engine started that way", ""]
+    lines += ["| station | K | streams | order | pairs | step time | tok/s |", "|---|---|---|---|---|---|---|"]
+    for (station, k, streams, order), own in grouped(rows, "station", "k", "streams", "order").items():
+        by_repeat = grouped(own, "repeat").values()
+        pairs = [{row["who"]: row for row in pair} for pair in by_repeat]
+        pairs = [pair for pair in pairs if len(pair) == 2]
+        if not pairs:
+            continue
+        steps = interval([100 * (pair["live"]["mean_ms"] / pair["plain"]["mean_ms"] - 1) for pair in pairs])
+        rates = interval([100 * (pair["live"]["tok_s"] / pair["plain"]["tok_s"] - 1) for pair in pairs])
+        figures = [f"{mean:+.2f} ± {half:.2f} %" for mean, half in (steps, rates)]
+        lines.append("| " + " | ".join([station, str(k), str(streams), order, str(len(pairs)), *figures]) + " |")
+    return [*lines, ""]
+
+
+def phase_table(rows: list[Row]) -> list[str]:
+    """Tokens per second of each policy in each phase, and what adaptive reaches of the best static K."""
+    lines: list[str] = []
+    for (station,), own in grouped(rows, "station").items():
+        policies = sorted({row["policy"] for row in own}, key=lambda name: (name == "adaptive", name))
+        static = [name for name in policies if name != "adaptive"]
+        mean = {
+            key: statistics.fmean(r["tok_s"] for r in group) for key, group in grouped(own, "phase", "policy").items()
+        }
+        lines += [f"### Adaptive against every static K, {station}", ""]
+        lines += ["| phase | " + " | ".join(policies) + " | adaptive / best static of the phase |"]
+        lines += ["|" + "---|" * (len(policies) + 2)]
+        for (phase,) in grouped(own, "phase"):
+            best = max(mean[phase, name] for name in static)
+            cells = [f"{mean[phase, name]:.0f}" for name in policies] + [
+                f"{100 * mean[phase, 'adaptive'] / best:.1f} %"
+            ]
+            lines.append("| " + " | ".join([phase, *cells]) + " |")
+        lines += ["", *_whole_run(own, static), ""]
+    return lines
+
+
+def _whole_run(own: list[Row], static: list[str]) -> list[str]:
+    """Tokens of whole rounds: phases of equal length count by what they brought relative to the phase's best."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for group in grouped(own, "repeat").values():
+        phases = grouped(group, "phase")
+        for policy in [*static, "adaptive"]:
+            shares = []
+            for rows in phases.values():
+                rate = {row["policy"]: row["tok_s"] for row in rows}
+                if policy in rate and set(static) <= set(rate):
+                    shares.append(rate[policy] / max(rate[name] for name in static))
+            if len(shares) == len(phases):
+                ratios[policy].append(100 * statistics.fmean(shares))
+    return [
+        "Mean share of the phase's best static K over a whole round (per round: "
+        + "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in values)} %" for name, values in ratios.items())
+        + ")."
+    ]
+
+
+def plot(rows: list[Row], out: Path) -> None:
+    """Tokens per second against K, one panel a model, one line a concurrency."""
+    stations = list(grouped(rows, "station").items())
+    if not stations:
+        return
+    figure, axes = plt.subplots(1, len(stations), figsize=(5.5 * len(stations), 4), squeeze=False)
+    for axis, ((station,), own) in zip(axes[0], stations, strict=True):
+        for (streams,), here in sorted(grouped([row for row in own if row["k"] >= 0], "streams").items()):
+            ks = sorted({row["k"] for row in here})
+            points = [interval([row["tok_s"] for row in here if row["k"] == k]) for k in ks]
+            axis.errorbar(ks, [p[0] for p in points], [p[1] for p in points], marker="o", capsize=3, label=f"{streams}")
+        axis.set(title=station.split("-")[0].upper(), xlabel="K", ylabel="tokens per second", yscale="log")
+        axis.legend(title="streams")
+    figure.tight_layout()
+    figure.savefig(out / "gpu-sweep.svg")
+
+
+def main() -> None:
+    """Writes bench/results/gpu.md, gpu-sweep.svg and gpu.jsonl."""
+    parser = argparse.ArgumentParser(description="Report of a GPU run")
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--machine", default="", help="what it ran on")
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for file in arguments.results for line in file.read_text().splitlines() if line.strip()]
+    by_kind = {
+        kind: [row for row in rows if row["kind"] == kind] for kind in ("sweep", "compare", "phases", "error", "status")
+    }
+    OUT.mkdir(exist_ok=True)
+    lines = ["# Live K on a GPU", "", f"{arguments.machine} `bench/gpu/README.md` says how. ± is a 95 % interval.", ""]
+    lines += sweep_table(by_kind["sweep"]) + compare_table(by_kind["compare"]) + phase_table(by_kind["phases"])
+    for row in by_kind["status"]:
+        facts = {name: row[name] for name in ("overhead", "exceptions")} | {"graphs": row["engine"]["graphs"]}
+        lines.append(f"- {row['station']}: `{json.dumps(facts)}`")
+    lines += [f"- error in {row['station']}: {row['error'].splitlines()[0]}" for row in by_kind["error"]]
+    (OUT / "gpu.md").write_text("\n".join(lines) + "\n")
+    plot(by_kind["sweep"], OUT)
+    with (OUT / "gpu.jsonl").open("wb") as raw:
+        for file in arguments.results:
+            with file.open("rb") as source:
+                shutil.copyfileobj(source, raw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""One GPU's work: ``python3 bench/gpu/station.py NAME GPU HOME`` writes HOME/results/NAME.jsonl, a line per cell.
+
+26b-a  live engine and one without speculation side by side: sweep of K × streams, live K=0 against none
+26b-b  live engine and one at fixed K=4 side by side: held K=4 against fixed K=4, phases
+31b-a  live engine: sweep, phases
+31b-b  one after another: without speculation, live, fixed K=4 (two of them do not fit on one GPU)
+
+Two engines on one GPU never work at the same time: the idle one takes memory and nothing else. Where the GPU is
+too small for two, they come one after another, and the rows say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from load import running
+from served import GRID, PUBLISHED, Served, await_all, conditional, serve
+
+CONCURRENCY = (1, 4, 8, 16)
+REPEATS = 5
+COMPARED = 6
+SETTLE = 0.3
+WINDOW = 1.5
+HELD_WINDOW = 2.5
+PHASE_SECONDS = 10.0
+PHASE_ROUNDS = 2
+GOOD = [0.92, 0.92, 0.92, 0.91, 0.90, 0.90, 0.90, 0.90]
+BAD = [0.25, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20]
+WEIGHTS_GIB = {"26b": 52, "31b": 63}
+Write = Callable[..., None]
+
+
+def phases(model: str) -> list[tuple[str, list[float], int]]:
+    """(name, conditional acceptance, streams): what changes is the kind of text, the concurrency, or both."""
+    published = conditional(PUBLISHED[model])
+    return [
+        ("good text, 1 stream", GOOD, 1),
+        ("bad text, 1 stream", BAD, 1),
+        ("published rates, 8 streams", published, 8),
+        ("bad text, 16 streams", BAD, 16),
+        ("good text, 8 streams", GOOD, 8),
+        ("published rates, 1 stream", published, 1),
+    ]
+
+
+async def sweep(live: Served, plain: Served | None, write: Write) -> None:
+    """K × streams, all K in turn on the same streams, in another order each time."""
+    dice = random.Random(11)
+    live.accept(conditional(PUBLISHED[live.model]))
+    for repeat in range(REPEATS):
+        for count in CONCURRENCY:
+            async with running(live, count, 100 * repeat + count) as streams:
+                for k in dice.sample(GRID, len(GRID)):
+                    live.put(mode="Fixed", k=k)
+                    await asyncio.sleep(SETTLE)
+                    write("sweep", k=k, streams=count, repeat=repeat, **(await streams.window(WINDOW)).as_json())
+            if plain is not None:
+                async with running(plain, count, 100 * repeat + count) as streams:
+                    await asyncio.sleep(SETTLE)
+                    write("sweep", k=-1, streams=count, repeat=repeat, **(await streams.window(WINDOW)).as_json())
+
+
+async def held(engine: Served, k: int, count: int, seed: int) -> dict[str, float]:
+    """Fresh streams at one K: contexts of the same length in every engine."""
+    async with running(engine, count, seed) as streams:
+        await asyncio.sleep(SETTLE)
+        return (await streams.window(HELD_WINDOW)).as_json() | {"k": k}
+
+
+async def compare(live: Served | None, plain: Served | None, k: int, write: Write, order: str) -> None:
+    """The live engine held at K against an engine started that way, in turns."""
+    if live is not None:
+        live.accept(conditional(PUBLISHED[live.model]))
+        live.put(mode="Fixed", k=k)
+    for repeat in range(COMPARED):
+        for count in (1, 8):
+            both = [("live", live), ("plain", plain)]
+            for who, engine in both if repeat % 2 else both[::-1]:
+                if engine is not None:
+                    cell = await held(engine, k, count, 1000 * repeat + count)
+                    write("compare", who=who, streams=count, repeat=repeat, order=order, **cell)
+
+
+async def adapt(live: Served, write: Write) -> None:
+    """Every policy goes through all phases; the adaptive one knows nothing at first, and keeps what it learns."""
+    dice = random.Random(13)
+    for repeat in range(PHASE_ROUNDS):
+        policies = ["adaptive", *(f"k{k}" for k in GRID)]
+        for policy in dice.sample(policies, len(policies)):
+            for number, (name, rates, count) in enumerate(phases(live.model)):
+                live.accept(rates)
+                if policy == "adaptive":
+                    live.put(mode="Adaptive", k=max(GRID))
+                else:
+                    live.put(mode="Fixed", k=int(policy[1:]))
+                async with running(live, count, 10 * repeat + number) as streams:
+                    cell = (await streams.window(PHASE_SECONDS)).as_json()
+                    now = live.agent("GET", "/status")
+                facts = {name: now[name] for name in ("overhead", "exceptions")} | {"k": now["k"]["now"]}
+                extra = facts if policy == "adaptive" else {}
+                write("phases", policy=policy, phase=name, streams=count, repeat=repeat, **cell, **extra)
+
+
+def room(gpu: int, model: str) -> bool:
+    """Do two engines of this model fit on this GPU?"""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", str(gpu)]
+    total = float(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout) / 1024
+    return total > 2 * (WEIGHTS_GIB[model] + 12)
+
+
+@contextmanager
+def up(engines: list[Served], write: Write) -> Iterator[None]:
+    """Waits for them, warms them up and stops them at the end."""
+    begun = time.monotonic()
+    try:
+        await_all(engines)
+        for engine in engines:
+            asyncio.run(_warm(engine))
+        write("start", engines=[engine.name for engine in engines], seconds=round(time.monotonic() - begun, 1))
+        yield
+    finally:
+        for engine in engines:
+            engine.stop()
+
+
+async def _warm(engine: Served) -> None:
+    for count in CONCURRENCY:
+        async with running(engine, count, 1) as streams:
+            await streams.window(0.5)
+
+
+def one_by_one(model: str, gpu: int, home: Path, write: Write, plains: list[int]) -> None:
+    """Live and plain engines in turn, each held at the K to compare."""
+    for number, k in enumerate(plains):
+        plain = serve(model, f"plain{k}", gpu, number, home, 0.90)
+        with up([plain], write):
+            asyncio.run(compare(None, plain, k, write, "one after another"))
+    live = serve(model, "live", gpu, 5, home, 0.90)
+    with up([live], write):
+        for k in plains:
+            asyncio.run(compare(live, None, k, write, "one after another"))
+        write("status", **live.agent("GET", "/status"))
+
+
+def side_by_side(model: str, k: int, gpu: int, home: Path, write: Write, work: str) -> None:
+    """Two engines on one GPU, their cells interleaved."""
+    live, plain = serve(model, "live", gpu, 0, home, 0.46), serve(model, f"plain{k}", gpu, 1, home, 0.46)
+    with up([live, plain], write):
+        asyncio.run(compare(live, plain, k, write, "interleaved"))
+        if work == "sweep":
+            asyncio.run(sweep(live, plain, write))
+        else:
+            asyncio.run(adapt(live, write))
+        write("status", **live.agent("GET", "/status"))
+
+
+def alone(model: str, gpu: int, home: Path, write: Write, *works: str) -> None:
+    """The live engine only."""
+    live = serve(model, "live", gpu, 0, home, 0.90)
+    with up([live], write):
+        for work in works:
+            asyncio.run(sweep(live, None, write) if work == "sweep" else adapt(live, write))
+        write("status", **live.agent("GET", "/status"))
+
+
+def main() -> int:
+    """0 when the station's work is done."""
+    name, gpu, home = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    model = name.split("-")[0]
+    results = home / "results" / f"{name}.jsonl"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+
+    def write(kind: str, **row: Any) -> None:
+        line = {"station": name, "at": round(time.monotonic() - begun, 1), "kind": kind, **row}
+        with results.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+    try:
+        if name.endswith("-b") and (model == "31b" or not room(gpu, model)):
+            one_by_one(model, gpu, home, write, [0, 4])
+        elif name.endswith("-c"):
+            alone(model, gpu, home, write, "phases")
+        elif not room(gpu, model) or model == "31b":
+            alone(model, gpu, home, write, "sweep", "phases")
+        elif name.endswith("-a"):
+            side_by_side(model, 0, gpu, home, write, "sweep")
+        else:
+            side_by_side(model, 4, gpu, home, write, "phases")
+    except Exception as error:  # noqa: BLE001  the row says what
+        write("error", error=f"{type(error).__name__}: {error}"[:3000])
+        return 1
+    write("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
