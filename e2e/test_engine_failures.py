@@ -75,9 +75,7 @@ def test_a_missing_secret_is_named_and_waited_for(failing: Failing) -> None:
     assert "comes-later" in found["message"]
     assert condition(resource.read(), "Stalled").get("status") == "False", "waiting is not stalling"
     secret(failing.site.kubectl, "comes-later", "some-key")
-    wait_for(
-        lambda: _engine_started(resource), "the engine's container started", 120, fail=lambda: str(resource.pods())
-    )
+    wait_for(lambda: _engine_started(resource), "the engine's container started", BOOT_SECONDS)
 
 
 def _unhealthy(body: dict[str, Any]) -> bool:
