@@ -1,0 +1,119 @@
+"""Table, plot and raw figures of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+OUT: Final = Path(__file__).resolve().parents[1] / "results"
+# Student's t, 97.5 %, by degrees of freedom 1 to 9 (standard table).
+T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+Row = dict[str, Any]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval; NaN for a single value."""
+    if len(values) < 2:
+        return statistics.fmean(values), math.nan
+    return statistics.fmean(values), T[min(len(values) - 2, len(T) - 1)] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def rates(rows: list[Row]) -> dict[tuple[str, str], list[float]]:
+    """(policy, phase) → tokens per second of each round."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["policy"], row["phase"]), []).append(row["tok_s"])
+    return found
+
+
+def shares(rows: list[Row]) -> dict[str, list[float]]:
+    """Per round: adaptive over the best static K of each phase, and over the best single K of both phases.
+
+    Which K is the best is taken from all rounds: a maximum of single noisy rounds would flatter the static side.
+    """
+    found = rates(rows)
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    static = sorted({policy for policy, _ in found} - {"adaptive"})
+    rounds = range(max(row["round"] for row in rows) + 1)
+    result: dict[str, list[float]] = {}
+    for phase in phases:
+        best = max(static, key=lambda k: statistics.fmean(found[k, phase]))
+        result[f"{phase}: of {best}"] = [found["adaptive", phase][i] / found[best, phase][i] for i in rounds]
+
+    def whole(policy: str, i: int) -> float:
+        return statistics.fmean(found[policy, phase][i] for phase in phases)
+
+    best = max(static, key=lambda k: statistics.fmean(whole(k, i) for i in rounds))
+    result["of the best static K"] = [whole("adaptive", i) / whole(best, i) for i in rounds]
+    return result
+
+
+def write(rows: list[Row], machine: Row, seconds: float, status: Row) -> None:
+    """livek.json, livek.svg and livek.md."""
+    OUT.mkdir(exist_ok=True)
+    kept = {name: status[name] for name in ("overhead", "exceptions", "steps")}
+    raw = {"machine": machine, "secondsPerPhase": seconds, "rows": rows, "status": kept}
+    (OUT / "livek.json").write_text(json.dumps(raw, indent=1) + "\n")
+    found = rates(rows)
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    policies = sorted({policy for policy, _ in found}, key=lambda name: (name == "adaptive", name))
+    lines = ["# Adaptive K against every static K, real engine on a CPU", ""]
+    lines += [
+        f"`python -m bench.livek`: tiny pair, vLLM 0.32 (CPU, V1, synchronous), 4 streams, {seconds:g} s a phase,"
+    ]
+    lines += [
+        f"policies in turn on one engine; machine: `{json.dumps(machine)}`. ± is a 95 % interval over rounds.",
+        "",
+    ]
+    lines += [
+        "| policy | " + " | ".join(f"{phase}, tok/s" for phase in phases) + " |",
+        "|" + "---|" * (len(phases) + 1),
+    ]
+    for policy in policies:
+        cells = ["{:.1f} ± {:.1f}".format(*interval(found[policy, phase])) for phase in phases]
+        lines.append(f"| {policy} | " + " | ".join(cells) + " |")
+    lines += ["", "| adaptive | share |", "|---|---|"]
+    lines += [f"| {name} | {100 * m:.1f} ± {100 * h:.1f} % |" for name, (m, h) in _shares(rows).items()]
+    lines += ["", "![tokens per second](livek.svg)"]
+    (OUT / "livek.md").write_text("\n".join(lines) + "\n")
+    _plot(found, policies, phases)
+
+
+def _shares(rows: list[Row]) -> dict[str, tuple[float, float]]:
+    return {name: interval(values) for name, values in shares(rows).items()}
+
+
+def _plot(found: dict[tuple[str, str], list[float]], policies: list[str], phases: list[str]) -> None:
+    figure, axis = plt.subplots(figsize=(7, 4))
+    width = 0.8 / len(phases)
+    for i, phase in enumerate(phases):
+        points = [interval(found[policy, phase]) for policy in policies]
+        places = [j + (i - (len(phases) - 1) / 2) * width for j in range(len(policies))]
+        axis.bar(places, [p[0] for p in points], width, yerr=[p[1] for p in points], capsize=3, label=phase)
+    axis.set_xticks(range(len(policies)), policies)
+    axis.set_ylabel("tokens per second")
+    axis.legend(title="text")
+    figure.tight_layout()
+    figure.savefig(OUT / "livek.svg")
+
+
+def write_overhead(rows: list[Row], machine: Row, seconds: float) -> None:
+    """livek-overhead.json: live and plain, pair by pair."""
+    OUT.mkdir(exist_ok=True)
+    pairs: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if "round" in row:
+            pairs.setdefault(row["round"], {})[row["engine"]] = row["tok_s"]
+    mean, half = interval([pair["live"] / pair["plain"] for pair in pairs.values()])
+    raw = {"machine": machine, "secondsPerPhase": seconds, "liveOverPlain": [mean, half], "rows": rows}
+    (OUT / "livek-overhead.json").write_text(json.dumps(raw, indent=1) + "\n")
+    print(f"live / plain at the same K: {100 * mean:.2f} ± {100 * half:.2f} % over {len(pairs)} pairs")
