@@ -136,7 +136,7 @@ class Scene:
 
     def until(self, probe: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
         """Wait for something; what the scene knows is told when it does not come."""
-        return wait_for(probe, what, seconds, every=0.03, fail=self.story)
+        return wait_for(probe, what, seconds, every=0.1, fail=self.story)
 
     def converged(self, name: str = NAME) -> bool:
         """Whether what runs is what the newest spec asks for, and the status says so."""
@@ -161,7 +161,7 @@ class Scene:
         while time.monotonic() < end:
             mark = self.plane.audit.mark()
             try:
-                wait_for(lambda: self.writes(mark), "a write", seconds)  # noqa: B023 (used within the turn)
+                wait_for(lambda: self.writes(mark), "a write", seconds, every=0.2)  # noqa: B023 (used within the turn)
             except TimeoutError:
                 return
         raise AssertionError(f"the operator goes on writing:\n{self.story()}")
