@@ -46,7 +46,7 @@ def told(v2: bool, vllm: str) -> bool:
 
 
 def graph_counts() -> Callable[[], Mapping[str, int]] | None:
-    """Steps of the target by CUDA-graph mode, counted at dispatch; None where nothing was patched for it."""
+    """Uniform decode steps of the target by CUDA-graph mode, counted at dispatch; None where nothing was patched for it."""
     return (lambda: _graphs) if _shared.applied else None
 
 
@@ -118,9 +118,10 @@ def _count_graphs() -> None:
     original = utils.CudaGraphManager.dispatch
     target = getattr(utils, "ModelCudaGraphManager", None)
 
-    def dispatch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = original(self, *args, **kwargs)
-        if _shared.k is not None and (target is None or isinstance(self, target)):
+    def dispatch(self: Any, num_reqs: int, num_tokens: int, uniform_token_count: int | None, **kwargs: Any) -> Any:
+        found = original(self, num_reqs, num_tokens, uniform_token_count, **kwargs)
+        decode = uniform_token_count is not None and _shared.k is not None
+        if decode and (target is None or isinstance(self, target)):
             _graphs[found.cg_mode.name] += 1
         return found
 
