@@ -46,7 +46,7 @@ def told(v2: bool, vllm: str) -> bool:
 
 
 def graph_counts() -> Callable[[], Mapping[str, int]] | None:
-    """Uniform decode steps of the target by CUDA-graph mode, counted at dispatch; None where nothing was patched for it."""
+    """Uniform decode steps of the target by CUDA-graph mode; None where nothing was patched to count them."""
     return (lambda: _graphs) if _shared.applied else None
 
 
