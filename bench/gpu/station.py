@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import subprocess
 import sys
@@ -26,13 +27,13 @@ from load import running
 from served import GRID, PUBLISHED, Served, await_all, conditional, serve
 
 CONCURRENCY = (1, 4, 8, 16)
-REPEATS = 5
-COMPARED = 6
+REPEATS = int(os.environ.get("BENCH_REPEATS", "5"))
+COMPARED = REPEATS + 1
 SETTLE = 0.3
 WINDOW = 1.5
 HELD_WINDOW = 2.5
-PHASE_SECONDS = 10.0
-PHASE_ROUNDS = 2
+PHASE_SECONDS = float(os.environ.get("BENCH_PHASE_SECONDS", "10"))
+PHASE_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 GOOD = [0.92, 0.92, 0.92, 0.91, 0.90, 0.90, 0.90, 0.90]
 BAD = [0.25, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20]
 WEIGHTS_GIB = {"26b": 52, "31b": 63}

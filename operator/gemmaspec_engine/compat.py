@@ -25,14 +25,16 @@ class Release:
 
     version: str
     v2: bool
-    """K schedules work on its V2 model runner with Gemma 4's drafter, with the patches named here applied."""
+    """K schedules fit its V2 model runner with Gemma 4's drafter, with the patches named here applied. Read in its
+    source unless `engines` names a GPU."""
     patches: tuple[str, ...] = ()
     """What `gemmaspec_engine.agent.plugin` mends in the engine's processes."""
     engines: tuple[str, ...] = ()
     """Devices on which a whole engine ran under live K: "cpu", or the product name of the GPU."""
 
 
-# 0.25 to 0.31 all crash in the capture on the V2 runner; only where the patch ran on a GPU is it marked.
+# 0.24's V2 runner captures graphs for the largest K only. 0.25 to 0.31 derive the draft model's query lengths from the
+# K schedule, negative ones among them (read in their source; seen to crash with 0.26): patched only where it was tried.
 RELEASES: tuple[Release, ...] = (
     Release("0.24.0", v2=False),
     Release("0.25.0", v2=False),
@@ -103,7 +105,7 @@ def refusal(
             "use control.actuator: Restart, or one resource per engine"
         )
     if v2 and not found.v2:
-        return f"vLLM {version} crashes with a K schedule on its V2 model runner: use 0.32 or later, or Restart"
+        return f"the V2 model runner of vLLM {version} cannot follow a K schedule: use 0.32 or later, or Restart"
     if positions < 1:
         return "the engine was started without speculation: there are no drafts to verify"
     if not scheduled:
