@@ -18,11 +18,12 @@ HEALTHY = "healthy"
 class FaultDetector:
     """Has this engine ever accepted a draft? Fed with position 0 only, which every K drafts.
 
-    Three ratios run side by side, all against "the drafter is broken" (rate `BROKEN`):
+    Three ratios run side by side. "The drafter is broken" is an even mixture of the rates `BROKEN`:
 
     - over healthy clustered traffic, rates ~ Beta with mean `HEALTHY_MEAN` and `CONCENTRATION` per
       request; it must reach ln(1 / false_alarm);
-    - over weak but working traffic at `weak`, whatever its clustering; it must reach ln(1 / WEAK_ALARM);
+    - over weak but working traffic at `weak`; it must reach ln(1 / WEAK_ALARM). With `weak_concentration`
+      the weak rate, too, differs between requests, which takes more of them to tell from a fault;
     - for "it works" against a rate of at most `LIMIT`; reaching ln(1 / WRONG_PROOF) proves acceptance,
       and from then on no drop is ever called a fault.
 
@@ -32,39 +33,45 @@ class FaultDetector:
     Args:
         false_alarm: probability of ever calling a healthy engine faulty.
         weak: acceptance that must not be called a fault although it hardly ever pays.
+        weak_concentration: of the Beta distribution of `weak` between requests, None = all alike.
 
     Raises:
         ValueError: an argument outside (0, 1).
     """
 
-    BROKEN = 0.01
+    BROKEN = (0.001, 0.01)
     LIMIT = 0.02
     HEALTHY_MEAN = 0.4
     CONCENTRATION = 20.0
     WEAK_ALARM = 0.005
     WRONG_PROOF = 1e-5
     REQUESTS = 3
-    CLUSTER = 100
+    CLUSTER = 250
+    HOPELESS = 120
     OPEN = 256
 
-    def __init__(self, *, false_alarm: float = 1e-9, weak: float = 0.1) -> None:
+    def __init__(
+        self, *, false_alarm: float = 1e-9, weak: float = 0.1, weak_concentration: float | None = 20.0
+    ) -> None:
         if not 0.0 < false_alarm < 1.0:
             raise ValueError(f"false_alarm must lie between 0 and 1, got {false_alarm!r}")
         if not self.LIMIT < weak < 1.0:
             raise ValueError(f"weak must lie between {self.LIMIT} and 1, got {weak!r}")
+        if weak_concentration is not None and not weak_concentration > 0.0:
+            raise ValueError(f"weak_concentration must be above 0, got {weak_concentration!r}")
         self.false_alarm = false_alarm
+        self.weak_concentration = weak_concentration or 1e12
         self.weak = weak
         self.verdict: str | None = None
         self.drafts = 0
         self.accepted = 0
         self.requests = 0
-        self._healthy = self._weak = self._proof = 0.0
+        # Log-likelihoods of what was seen: healthy, weak, and the two rates of a broken drafter.
+        self._healthy = self._weak = self._low = self._high = 0.0
+        self._proof = 0.0
         self._need = math.log(1.0 / false_alarm)
         self._open: dict[Hashable, list[float]] = {}
-        broken = (math.log(1.0 - self.BROKEN), math.log(self.BROKEN))
-        self._broken = broken
-        self._weak_step = (broken[0] - math.log(1.0 - weak), broken[1] - math.log(weak))
-        self._limit = (math.log(1.0 - self.LIMIT), math.log(self.LIMIT))
+        self._steps = [(math.log(1.0 - rate), math.log(rate)) for rate in (*self.BROKEN, self.LIMIT)]
 
     def observe(self, accepted: Sequence[int], requests: Sequence[Hashable] = ()) -> str | None:
         """Take in one step that drafted (K >= 1); returns the verdict, if there is one.
@@ -95,28 +102,33 @@ class FaultDetector:
             return self.verdict
         groups = requests or max(1, drafts // self.CLUSTER)
         n, s = drafts / groups, accepted / groups
-        a, b = self.CONCENTRATION * self.HEALTHY_MEAN, self.CONCENTRATION * (1.0 - self.HEALTHY_MEAN)
-        healthy = groups * (_log_beta(a + s, b + n - s) - _log_beta(a, b))
         rejected = drafts - accepted
-        self._healthy += accepted * self._broken[1] + rejected * self._broken[0] - healthy
-        self._weak += accepted * self._weak_step[1] + rejected * self._weak_step[0]
+        self._healthy += groups * _cluster(self.HEALTHY_MEAN, self.CONCENTRATION, n, s)
+        self._weak += groups * _cluster(self.weak, self.weak_concentration, n, s)
+        low, high, limit = (accepted * step[1] + rejected * step[0] for step in self._steps)
+        self._low, self._high = self._low + low, self._high + high
         before = _log_beta(1.0 + self.accepted, 1.0 + self.drafts - self.accepted)
         self.drafts, self.accepted = self.drafts + drafts, self.accepted + accepted
         self.requests += groups
         after = _log_beta(1.0 + self.accepted, 1.0 + self.drafts - self.accepted)
-        self._proof += after - before - accepted * self._limit[1] - rejected * self._limit[0]
+        self._proof += after - before - limit
         return self._decide()
 
     def evidence(self) -> dict[str, float]:
         """The running log-likelihood ratios and the thresholds they must reach, in nats."""
         return {
-            "healthy": self._healthy,
+            "healthy": self._against(self._healthy),
             "healthyNeeded": self._need,
-            "weak": self._weak,
+            "weak": self._against(self._weak),
             "weakNeeded": -math.log(self.WEAK_ALARM),
             "proof": self._proof,
             "proofNeeded": -math.log(self.WRONG_PROOF),
         }
+
+    @property
+    def hopeless(self) -> bool:
+        """No verdict, but so many drafts were rejected that one is to be expected."""
+        return self.verdict is None and self.drafts >= self.HOPELESS and self.accepted <= self._tolerated()
 
     def explain(self) -> str:
         """One sentence on the verdict, with its numbers."""
@@ -125,7 +137,14 @@ class FaultDetector:
             return f"the drafter is broken: {seen} since this engine began"
         if self.verdict == HEALTHY:
             return f"the drafter works: {seen} when it was proved"
-        return f"no verdict yet: {seen}, evidence of a fault {self._healthy:.1f} of {self._need:.1f} nats"
+        return (
+            f"no verdict yet: {seen}, evidence of a fault {self._against(self._healthy):.1f} of {self._need:.1f} nats"
+        )
+
+    def _against(self, null: float) -> float:
+        """Log-likelihood ratio of "broken" over a null hypothesis."""
+        low, high = self._low, self._high
+        return max(low, high) + math.log1p(math.exp(-abs(low - high))) - math.log(2.0) - null
 
     def _draft(self, key: Hashable, hit: int) -> None:
         request = self._open.get(key)
@@ -136,10 +155,13 @@ class FaultDetector:
             self.requests += 1
         n, s = request
         rate = (self.CONCENTRATION * self.HEALTHY_MEAN + s) / (self.CONCENTRATION + n)
-        self._healthy += self._broken[hit] - math.log(rate if hit else 1.0 - rate)
-        self._weak += self._weak_step[hit]
+        self._healthy += math.log(rate if hit else 1.0 - rate)
+        rate = (self.weak_concentration * self.weak + s) / (self.weak_concentration + n)
+        self._weak += math.log(rate if hit else 1.0 - rate)
+        self._low += self._steps[0][hit]
+        self._high += self._steps[1][hit]
         pooled = (1.0 + self.accepted) / (2.0 + self.drafts)
-        self._proof += math.log(pooled if hit else 1.0 - pooled) - self._limit[hit]
+        self._proof += math.log(pooled if hit else 1.0 - pooled) - self._steps[2][hit]
         request[0] += 1.0
         request[1] += hit
         self.drafts += 1
@@ -150,10 +172,10 @@ class FaultDetector:
         if self._proof >= -math.log(self.WRONG_PROOF) and self.accepted > self.LIMIT * self.drafts:
             self.verdict = HEALTHY
         elif (
-            self._healthy >= self._need
-            and self._weak >= -math.log(self.WEAK_ALARM)
-            and self.requests >= self.REQUESTS
+            self.requests >= self.REQUESTS
             and self.accepted <= self._tolerated()
+            and self._against(self._healthy) >= self._need
+            and self._against(self._weak) >= -math.log(self.WEAK_ALARM)
         ):
             self.verdict = FAULT
         if self.verdict is not None:
@@ -170,7 +192,7 @@ class FaultDetector:
         return {
             "verdict": self.verdict,
             "counts": [self.drafts, self.accepted, self.requests],
-            "ratios": [self._healthy, self._weak, self._proof],
+            "likelihoods": [self._healthy, self._weak, self._low, self._high, self._proof],
             "open": [[key, *value] for key, value in self._open.items() if isinstance(key, (str, int))],
         }
 
@@ -178,8 +200,17 @@ class FaultDetector:
         """Take over what `export_state` gave."""
         self.verdict = state["verdict"]
         self.drafts, self.accepted, self.requests = (int(x) for x in state["counts"])
-        self._healthy, self._weak, self._proof = (float(x) for x in state["ratios"])
+        sums = (float(x) for x in state["likelihoods"])
+        self._healthy, self._weak, self._low, self._high, self._proof = sums
         self._open = {key: [float(n), float(s)] for key, n, s in state["open"]}
+
+
+def _cluster(mean: float, concentration: float, drafts: float, accepted: float) -> float:
+    """Log-probability of the outcomes of one request, in their order, whose rate ~ Beta."""
+    if concentration > 1e9:  # the beta functions cancel; so many pseudo-drafts are a fixed rate
+        return accepted * math.log(mean) + (drafts - accepted) * math.log(1.0 - mean)
+    a, b = concentration * mean, concentration * (1.0 - mean)
+    return _log_beta(a + accepted, b + drafts - accepted) - _log_beta(a, b)
 
 
 def _log_beta(a: float, b: float) -> float:
@@ -257,8 +288,7 @@ class MixDetector:
         return max(self._sums)
 
     def _log_likelihood(self, mean: float, drafts: int, accepted: int) -> float:
-        a, b = self.concentration * mean, self.concentration * (1.0 - mean)
-        return _log_beta(a + accepted, b + drafts - accepted) - _log_beta(a, b)
+        return _cluster(mean, self.concentration, drafts, accepted)
 
     def _step(self, request: list[float], hit: bool) -> None:
         c, own = self.concentration, request[0 if hit else 1]
@@ -308,11 +338,7 @@ def information(before: float, after: float, concentration: float, drafts: int) 
     """
     total = 0.0
     for s in range(drafts + 1):
-        p, q = (
-            _log_beta(concentration * m + s, concentration * (1 - m) + drafts - s)
-            - _log_beta(concentration * m, concentration * (1 - m))
-            for m in (after, before)
-        )
+        p, q = (_cluster(m, concentration, drafts, s) for m in (after, before))
         ways = math.lgamma(drafts + 1) - math.lgamma(s + 1) - math.lgamma(drafts - s + 1)
         total += math.exp(ways + p) * (p - q)
     return total

@@ -14,6 +14,7 @@ class _Curve:
         count: measurements behind each cell (0 = never seen, below SEEN = not trusted yet).
         mean: winsorised mean of each visited cell, ms.
         seen: age at which each cell was last measured.
+        excess: by how much (log) the first measurement of each cell was slower than predicted.
         shape: where the fit starts from: the curve of a neighbour, or a straight line.
         unsure: relative doubt about `shape`, empty for the straight line.
         ms, doubt: the result: prediction and its relative standard deviation.
@@ -21,12 +22,13 @@ class _Curve:
         due: steps until the next fit.
     """
 
-    __slots__ = ("age", "count", "doubt", "due", "mean", "ms", "seen", "shape", "unsure")
+    __slots__ = ("age", "count", "doubt", "due", "excess", "mean", "ms", "seen", "shape", "unsure")
 
     def __init__(self, size: int) -> None:
         self.count = [0.0] * size
         self.mean = [0.0] * size
         self.seen = [0] * size
+        self.excess = [0.0] * size
         self.ms: list[float] = []
         self.doubt: list[float] = []
         self.shape: list[float] = []
@@ -63,14 +65,16 @@ class StepTimes:
     SLOPE = 0.08
     TILT = 0.5
     TILT_KNOWN = 0.25
-    CELL = 0.025
+    CELL = 0.03
     FIRST = 0.3
     FIRST_KNOWN = 0.12
     MEMORY = 64.0
     BATCHES = 64
     SUSPECT = 0.02
-    GROWTH = 0.0015
-    GROWTH_UNSEEN = 0.005
+    AGE_SEEN = 12000.0
+    AGE_UNSEEN = 2000.0
+    UNMEASURED = 3.0
+    CONTAMINATED = (0.5, 0.5, 0.3)
     REOPENED = 0.1
     SAME = 0.25
     NOISE = 0.04
@@ -169,6 +173,7 @@ class StepTimes:
         if not any(n > 0.0 for j, n in enumerate(curve.count) if j != i):
             return
         gap, limit = math.log(ms / curve.ms[i]), 0.3 + 3.0 * curve.doubt[i]
+        curve.excess[i] = max(gap, 0.0)
         if gap > limit:
             curve.count[i] = self.SUSPECT
         elif gap < -limit:
@@ -210,6 +215,8 @@ class StepTimes:
         else:
             curve.shape, curve.unsure = self._line(), []
         curve.count = [0.0] * len(self.ks)
+        curve.excess = [0.0] * len(self.ks)
+        curve.seen = [curve.age] * len(self.ks)
         curve.count[i], curve.mean[i] = 1.0, now
 
     # -- fitting ------------------------------------------------------------------------------------
@@ -268,7 +275,7 @@ class StepTimes:
 
     def _predict(self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]) -> None:
         """Fill `ms` and `doubt`: cells from their own mean, gaps from the fit and their neighbours."""
-        noise2, growth2, unseen2 = self.noise**2, self.GROWTH**2, self.GROWTH_UNSEEN**2
+        noise2 = self.noise * self.noise
         unsure, count, x = curve.unsure, curve.count, self._x
         seen = [i for i, n in enumerate(count) if n >= SEEN]
         off = {i: (curve.mean[i] / scale[i] - 1.0) * count[i] / (count[i] + noise2 / cells[i]) for i in seen}
@@ -279,15 +286,27 @@ class StepTimes:
             age = curve.age - curve.seen[i]
             if i in off:
                 ms.append(base * (1.0 + off[i]))
-                doubt.append(math.sqrt(1.0 / (count[i] / noise2 + 1.0 / extra) + growth2 * age))
+                doubt.append(self._doubt(1.0 / (count[i] / noise2 + 1.0 / extra), count[i], curve.excess[i], age))
                 left, ahead = i, ahead + 1
                 continue
             right = seen[ahead] if ahead < len(seen) else -1
             ms.append(base * (1.0 + _between(i, left, right, off, x)))
             spread = cov[0] + cov[1] * x[i] + cov[2] * x[i] * x[i]
-            doubt.append(math.sqrt(max(spread, 0.0) + extra + unseen2 * age))
+            age /= self.AGE_UNSEEN
+            doubt.append(math.sqrt(max(spread, 0.0) + extra + age * age))
+        if not unsure and curve.age >= 3 and not count[0] and self.ks[0] == 0:
+            # Everything is judged against K=0; no extrapolation replaces one look at it.
+            doubt[0] = self.UNMEASURED
         curve.ms, curve.doubt = ms, doubt
         _order(ms, count)
+
+    def _doubt(self, variance: float, count: float, excess: float, age: float) -> float:
+        """Of a visited cell. One that was slower than predicted may have been so by accident."""
+        if count < 3.0 and excess > 0.0:
+            share = self.CONTAMINATED[int(count)] * excess
+            variance += share * share
+        age /= self.AGE_SEEN
+        return math.sqrt(variance + age * age)
 
     # -- state --------------------------------------------------------------------------------------
 
@@ -309,7 +328,7 @@ class StepTimes:
         for batch, age, due, *lists in state["curves"]:
             curve = _Curve(len(self.ks))
             curve.age, curve.due = int(age), int(due)
-            for name, values in zip(("count", "mean", "seen", "shape", "unsure", "ms", "doubt"), lists, strict=True):
+            for name, values in zip(("count", "mean", "seen", "excess", "shape", "unsure", "ms", "doubt"), lists, strict=True):
                 if len(values) != len(self.ks) and not (name == "unsure" and not values):
                     raise ValueError(f"state has {len(values)} step times where {len(self.ks)} belong")
                 setattr(curve, name, list(values))

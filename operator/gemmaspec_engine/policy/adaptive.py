@@ -47,11 +47,11 @@ class Adaptive(Policy):
     PROBE_UNPROVED = 12.0
     PROBE_DEEPER = 1.1
     IDLE_WEIGHT = 12.0
-    KEEP = 0.1
+    KEEP = 0.03
     FOLLOW = 0.7
     BURST, REFILL = 24.0, 0.25
     REFRESH = 4
-    WEAK = 0.06
+    WEAK_CONCENTRATION = 5.0
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Adaptive(Policy):
         rates, weight, step_ms = read_prior(prior)
         self.acceptance = Acceptance(k_max, prior=rates, prior_weight=weight)
         self.times = StepTimes(self.ks, prior=step_ms)
-        self.faults = FaultDetector(weak=self.WEAK)
+        self.faults = FaultDetector(weak_concentration=self.WEAK_CONCENTRATION)
         if not fault:
             self.faults.verdict = "off"
         self.mix = Surprise()
@@ -138,8 +138,11 @@ class Adaptive(Policy):
         i, probe = max(pair for pair in self._pairs[1:] if ms[pair[0]] <= self.PROBE_DEEPER * first)
         cost = max(0.02, 1.0 - ms[self._pairs[0][0]] / ms[i])
         interval = math.sqrt(self.PROBE * cost * (self.STEADY + self._since))
-        longest = self.PROBE_MAX if self.faults.verdict is not None else self.PROBE_UNPROVED
-        self._interval = min(longest, max(self.PROBE_MIN, interval))
+        if self.faults.hopeless:
+            interval = self.PROBE_MAX
+        elif self.faults.verdict is None:
+            interval = min(interval, self.PROBE_UNPROVED)
+        self._interval = min(self.PROBE_MAX, max(self.PROBE_MIN, interval))
         return probe
 
     def _pay(self, k: int) -> int:

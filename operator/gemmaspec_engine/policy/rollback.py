@@ -44,7 +44,7 @@ class Rollback(Policy):
     SPARSE = 8
     HOLD_MAX = 16384
     PATIENCE = 64
-    KEEP = 0.1
+    KEEP = 0.03
     MEMORY = 160.0
     """Pseudo-drafts the population remembers: longer than `adaptive`, whose mistakes cost a step only."""
 
