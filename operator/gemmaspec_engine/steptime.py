@@ -15,6 +15,7 @@ class _Curve:
         mean: winsorised mean of each visited cell, ms.
         seen: age at which each cell was last measured.
         excess: by how much (log) the first measurement of each cell was slower than predicted.
+        strikes: visits of each cell in a row that were far too slow.
         shape: where the fit starts from: the curve of a neighbour, or a straight line.
         unsure: relative doubt about `shape`, empty for the straight line.
         ms, doubt: the result: prediction and its relative standard deviation.
@@ -22,13 +23,14 @@ class _Curve:
         due: steps until the next fit.
     """
 
-    __slots__ = ("age", "count", "doubt", "due", "excess", "mean", "ms", "seen", "shape", "unsure")
+    __slots__ = ("age", "count", "doubt", "due", "excess", "mean", "ms", "seen", "shape", "strikes", "unsure")
 
     def __init__(self, size: int) -> None:
         self.count = [0.0] * size
         self.mean = [0.0] * size
         self.seen = [0] * size
         self.excess = [0.0] * size
+        self.strikes = [0] * size
         self.ms: list[float] = []
         self.doubt: list[float] = []
         self.shape: list[float] = []
@@ -80,6 +82,7 @@ class StepTimes:
     NOISE = 0.04
     DRIFT, ALARM = 0.75, 9.0
     MATURE = 64
+    STRIKES = 3
 
     def __init__(self, ks: Sequence[int], *, prior: Mapping[int, Mapping[int, float]] | None = None) -> None:
         self.ks = tuple(ks)
@@ -201,9 +204,16 @@ class StepTimes:
         recent.append(ratio)
         up, down = self._up + z - self.DRIFT, self._down - z - self.DRIFT
         self._up, self._down = up if up > 0.0 else 0.0, down if down > 0.0 else 0.0
-        if (up < self.ALARM and down < self.ALARM) or len(recent) < 3:
+        curve.strikes[i] = curve.strikes[i] + 1 if z > 3.0 else 0
+        if z < -3.5 and ratio < 0.7 and curve.count[i] >= 3.0:
+            # Steps are too slow by accident, never too fast: one look is enough.
+            self._reopen(curve, i, ratio)
+        elif curve.strikes[i] >= self.STRIKES:
+            self._reopen(curve, i, ratio)
+        elif max(up, down) >= self.ALARM and len(recent) >= 3:
+            self._reopen(curve, i, sorted(recent)[(len(recent) - 1) // 2])
+        else:
             return False
-        self._reopen(curve, i, sorted(recent)[(len(recent) - 1) // 2])
         return True
 
     def _reopen(self, curve: _Curve, i: int, ratio: float) -> None:
@@ -216,6 +226,7 @@ class StepTimes:
             curve.shape, curve.unsure = self._line(), []
         curve.count = [0.0] * len(self.ks)
         curve.excess = [0.0] * len(self.ks)
+        curve.strikes = [0] * len(self.ks)
         curve.seen = [curve.age] * len(self.ks)
         curve.count[i], curve.mean[i] = 1.0, now
 
@@ -328,7 +339,9 @@ class StepTimes:
         for batch, age, due, *lists in state["curves"]:
             curve = _Curve(len(self.ks))
             curve.age, curve.due = int(age), int(due)
-            for name, values in zip(("count", "mean", "seen", "excess", "shape", "unsure", "ms", "doubt"), lists, strict=True):
+            for name, values in zip(
+                ("count", "mean", "seen", "excess", "strikes", "shape", "unsure", "ms", "doubt"), lists, strict=True
+            ):
                 if len(values) != len(self.ks) and not (name == "unsure" and not values):
                     raise ValueError(f"state has {len(values)} step times where {len(self.ks)} belong")
                 setattr(curve, name, list(values))
