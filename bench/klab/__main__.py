@@ -17,7 +17,7 @@ from typing import Any
 
 from . import detectors, speed
 from .plots import draw
-from .report import dump, jobs, markdown, play_all, rewrite, show, summary
+from .report import dump, jobs, markdown, play_all, promises, rewrite, show, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +61,7 @@ def main() -> int:
     public = [score for score in scores if not score.trace.startswith("random-")]
     held = [score for score in scores if score.trace.startswith("random-")]
     found, delays = _detectors(int(args.drafts))
-    data = {
+    data: dict[str, Any] = {
         "command": f"python -m bench.klab --held-out {args.held_out} --seeds {args.seeds} --drafts {args.drafts:g}",
         "python": platform.python_version(),
         "public": [asdict(score) for score in public],
@@ -75,7 +75,8 @@ def main() -> int:
         _say(f"wrote {path}")
     if not args.no_write:
         dump(ROOT / "bench" / "results" / "klab.json", data)
-        rewrite(ROOT / "docs" / "policy.md", markdown(public, held))
+        text = f"{markdown(public, held)}\n\n{promises(found, data['microseconds'])}"
+        rewrite(ROOT / "docs" / "policy.md", text)
     _say(f"done in {time.monotonic() - began:.0f} s")
     return 0
 

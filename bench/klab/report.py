@@ -120,6 +120,33 @@ def markdown(public: Sequence[Score], held: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
+def promises(found: dict[str, Any], microseconds: dict[str, Any]) -> str:
+    """What the detectors and the calls promise, beside what was measured."""
+    alarms, mix = found["falseAlarms"], found["mixFalseAlarms"]
+    faults = "; ".join(f"{100 * row['rate']:g} %: {row['median']} / {row['p95']}" for row in found["faultDelays"])
+    speed = microseconds["adaptive"]
+    one, eight = (speed[batch]["choose"] + speed[batch]["observe"] for batch in ("1", "8"))
+    nats = f"strongest evidence {alarms['highest_nats']:.1f} of {alarms['needed_nats']:.1f} nats"
+    healthy = "healthy traffic (mean .4, concentration 20, 100 drafts a request)"
+    engines = f"{alarms['drafts']:,} drafts of {alarms['engines']:,} engines whose test is kept from settling"
+    rows = [
+        ("", "measured"),
+        ("---", "---"),
+        (f"false alarms of a fault: {healthy}, {engines}", f"{alarms['alarms']}; {nats}"),
+        ("drafts to the verdict on a fault, 50 drafts a request: median / 95th percentile", faults),
+        (
+            "delay of a change of mix against the bound: five changes at 10, 30 and 100 drafts a request",
+            f"at most {found['mixDelayWorst']['worstRatio']:.2f} ×",
+        ),
+        (
+            f"drafts between false alarms of a change, {mix['promised']:,.0f} promised",
+            f"{mix['meanBetween']:,.0f}",
+        ),
+        ("`choose` + `observe` of `adaptive`, medians at 1 and 8 requests", f"{one:.0f} and {eight:.0f} µs"),
+    ]
+    return "\n".join(f"| {left} | {right} |" for left, right in rows)
+
+
 def rewrite(document: Path, text: str) -> None:
     """Replace what stands between the markers of a document.
 

@@ -39,6 +39,8 @@ class _Curve:
         self.due = 0
 
 
+_LISTS = ("count", "mean", "seen", "excess", "strikes", "shape", "unsure", "ms", "doubt")
+
 SEEN = 0.2
 """A cell with fewer measurements than this does not take part in the fit."""
 
@@ -294,7 +296,7 @@ class StepTimes:
         left, ahead = -1, 0
         for i, base in enumerate(scale):
             extra = cells[i] + (unsure[i] * unsure[i] if unsure else 0.0)
-            age = curve.age - curve.seen[i]
+            age = float(curve.age - curve.seen[i])
             if i in off:
                 ms.append(base * (1.0 + off[i]))
                 doubt.append(self._doubt(1.0 / (count[i] / noise2 + 1.0 / extra), count[i], curve.excess[i], age))
@@ -323,11 +325,12 @@ class StepTimes:
 
     def export_state(self) -> dict[str, Any]:
         """Everything learnt, as JSON can hold it."""
-        rows = [
-            [b, c.age, c.due, c.count, c.mean, c.seen, c.shape, c.unsure, c.ms, c.doubt] for b, c in self.curves.items()
+        curves: list[list[Any]] = [
+            [batch, curve.age, curve.due, *(list(getattr(curve, name)) for name in _LISTS)]
+            for batch, curve in self.curves.items()
         ]
         watch = [self._up, self._down, list(self._recent), self._last]
-        return {"noise": self.noise, "watch": watch, "curves": [[_copy(x) for x in row] for row in rows]}
+        return {"noise": self.noise, "watch": watch, "curves": curves}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `export_state` gave.
@@ -339,9 +342,7 @@ class StepTimes:
         for batch, age, due, *lists in state["curves"]:
             curve = _Curve(len(self.ks))
             curve.age, curve.due = int(age), int(due)
-            for name, values in zip(
-                ("count", "mean", "seen", "excess", "strikes", "shape", "unsure", "ms", "doubt"), lists, strict=True
-            ):
+            for name, values in zip(_LISTS, lists, strict=True):
                 if len(values) != len(self.ks) and not (name == "unsure" and not values):
                     raise ValueError(f"state has {len(values)} step times where {len(self.ks)} belong")
                 setattr(curve, name, list(values))
@@ -378,7 +379,3 @@ def _between(i: int, left: int, right: int, off: Mapping[int, float], x: Sequenc
         return 0.5 * off[left]
     share = (x[i] - x[left]) / (x[right] - x[left])
     return off[left] * (1.0 - share) + off[right] * share
-
-
-def _copy(value: Any) -> Any:
-    return list(value) if isinstance(value, list) else value

@@ -39,11 +39,14 @@ def test_finds_the_best_k_of_steady_traffic(
 
 
 def test_follows_a_change_of_mix_both_ways() -> None:
-    policy = make("adaptive", k_max=8)
-    for rates in (CODE, PROSE, CODE):
-        traffic = Traffic(rates, H100_26B, seed=3)
-        chosen = traffic.run(policy, 600)
-        assert earned(traffic, chosen[150:]) > 0.96
+    shares: list[list[float]] = [[], [], []]
+    for seed in range(5):
+        policy = make("adaptive", k_max=8)
+        for phase, rates in enumerate((CODE, PROSE, CODE)):
+            traffic = Traffic(rates, H100_26B, seed=seed)
+            shares[phase].append(earned(traffic, traffic.run(policy, 600)[150:]))
+    assert [statistics.mean(phase) > 0.96 for phase in shares] == [True] * 3
+    assert min(map(min, shares)) > 0.92
 
 
 def test_follows_each_request_where_requests_differ() -> None:

@@ -24,8 +24,9 @@ class Rollback(Policy):
     not known; if it wins on the mean alone, it is tried for one step so that its step time is known.
     Up: after `hold` steps the next higher K is tried one step in `SPARSE`, and Wald's test decides
     between acceptance that pays and acceptance that does not (`BAND` on either side of the rate at
-    which both K earn the same). Proof: step up. No proof: the next hold is twice as long. A drafter that
-    never accepted (`FaultDetector`) is turned off for good.
+    which both K earn the same). Proof: step up. No proof: the next hold is twice as long, and the longest
+    there is while nothing at all was ever accepted. A drafter that never accepted (`FaultDetector`) is
+    turned off for good.
 
     Args:
         k_max, ks, k_min: see `Policy`.
@@ -104,7 +105,7 @@ class Rollback(Policy):
             trial, self._trial = self._trial, None
             if trial is not None:
                 return trial
-        if self._mode == HOLDING and self._steps >= self._hold:
+        if self._mode == HOLDING and self._steps >= (self.HOLD_MAX if self.faults.hopeless else self._hold):
             self._prove(batch, ceiling)
         return self._k
 
