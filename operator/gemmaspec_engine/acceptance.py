@@ -87,6 +87,7 @@ class Acceptance:
         self.spread: list[float] = []
         c = self.CONCENTRATION
         self._weights = [(1.0 + n / c) ** -2 for n in range(int(self.REQUEST_MEMORY) + 2)]
+        self._pace = 1.25
         self.refresh()
 
     # -- reading ------------------------------------------------------------------------------------
@@ -136,6 +137,8 @@ class Acceptance:
             accepted, k = [min(a, self.positions) for a in accepted], self.positions
         if not requests:
             return self._observe_anonymous(k, accepted)
+        # In a large batch no single request moves the choice much, and time is short.
+        self._pace = 1.25 if len(accepted) <= 4 else 1.5
         surprise = variance = 0.0
         get, weights, reach, fail = self.requests.get, self._weights, self.reach, self.fail
         total = self.weight
@@ -278,7 +281,7 @@ class Acceptance:
             means.append(mean)
             spreads.append(square - mean * mean)
         request.expected, request.spread = means, spreads
-        due = request.n * 1.25 + 1.0
+        due = request.n * self._pace + 1.0
         request.due = due if due < self.REQUEST_MEMORY else self.REQUEST_MEMORY
 
     def _admit(self, key: Hashable, running: Sequence[Hashable]) -> _Request:
@@ -288,7 +291,8 @@ class Acceptance:
             for old in [key for key in table if key not in keep][: len(running) + 4]:
                 del table[old]
         request = table[key] = _Request(self.positions)
-        self.refresh()
+        if len(running) <= 4:
+            self.refresh()
         self._shrink(request)
         request.due = 1.0
         return request

@@ -288,38 +288,33 @@ class StepTimes:
 
     def _predict(self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]) -> None:
         """Fill `ms` and `doubt`: cells from their own mean, gaps from the fit and their neighbours."""
-        noise2 = self.noise * self.noise
-        unsure, count, x = curve.unsure, curve.count, self._x
+        noise2, sqrt = self.noise * self.noise, math.sqrt
+        unsure, count, mean, x, now = curve.unsure, curve.count, curve.mean, self._x, curve.age
         seen = [i for i, n in enumerate(count) if n >= SEEN]
-        off = {i: (curve.mean[i] / scale[i] - 1.0) * count[i] / (count[i] + noise2 / cells[i]) for i in seen}
+        off = {i: (mean[i] / scale[i] - 1.0) * count[i] / (count[i] + noise2 / cells[i]) for i in seen}
         ms, doubt = [], []
         left, ahead = -1, 0
         for i, base in enumerate(scale):
             extra = cells[i] + (unsure[i] * unsure[i] if unsure else 0.0)
-            age = float(curve.age - curve.seen[i])
-            if i in off:
+            n, age = count[i], now - curve.seen[i]
+            if n >= SEEN:
                 ms.append(base * (1.0 + off[i]))
-                doubt.append(self._doubt(1.0 / (count[i] / noise2 + 1.0 / extra), count[i], curve.excess[i], age))
+                variance = extra * noise2 / (n * extra + noise2) + (age / self.AGE_SEEN) ** 2
+                if n < 3.0 and curve.excess[i] > 0.0:
+                    # What was slower than predicted may have been so by accident.
+                    variance += (self.CONTAMINATED[int(n)] * curve.excess[i]) ** 2
+                doubt.append(sqrt(variance))
                 left, ahead = i, ahead + 1
                 continue
             right = seen[ahead] if ahead < len(seen) else -1
             ms.append(base * (1.0 + _between(i, left, right, off, x)))
             spread = cov[0] + cov[1] * x[i] + cov[2] * x[i] * x[i]
-            age /= self.AGE_UNSEEN
-            doubt.append(math.sqrt(max(spread, 0.0) + extra + age * age))
+            doubt.append(sqrt(max(spread, 0.0) + extra + (age / self.AGE_UNSEEN) ** 2))
         if not unsure and curve.age >= 3 and not count[0] and self.ks[0] == 0:
             # Everything is judged against K=0; no extrapolation replaces one look at it.
             doubt[0] = self.UNMEASURED
         curve.ms, curve.doubt = ms, doubt
         _order(ms, count)
-
-    def _doubt(self, variance: float, count: float, excess: float, age: float) -> float:
-        """Of a visited cell. One that was slower than predicted may have been so by accident."""
-        if count < 3.0 and excess > 0.0:
-            share = self.CONTAMINATED[int(count)] * excess
-            variance += share * share
-        age /= self.AGE_SEEN
-        return math.sqrt(variance + age * age)
 
     # -- state --------------------------------------------------------------------------------------
 
