@@ -32,6 +32,9 @@ lint: $(VENV)/ready ## Style, types and import walls
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo || $(BIN)/lint-imports
 
+klab: $(VENV)/ready ## The K policies in the lab; rewrites the table in docs/policy.md
+	$(BIN)/python -m bench.klab $(ARGS)
+
 generate: $(VENV)/ready ## Regenerate the CRD and the reference
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
 	$(BIN)/python -m gemmaspec.api.reference docs/reference.md
