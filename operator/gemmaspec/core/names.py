@@ -12,7 +12,6 @@ OWNER_LABEL: Final = f"{identity.GROUP}/deploy"
 REVISION_LABEL: Final = f"{identity.GROUP}/revision"
 K_ANNOTATION: Final = f"{identity.GROUP}/k"
 ACTUATOR_ANNOTATION: Final = f"{identity.GROUP}/actuator"
-GENERATION_ANNOTATION: Final = f"{identity.GROUP}/generation"
 
 ENGINE_CONTAINER: Final = "engine"
 ENGINE_MOUNT: Final = "/etc/gemmaspec/engine"

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemmaspec.core import caches, control, drift, live, memory, names, rollout, status
+from gemmaspec.api import identity
+from gemmaspec.core import caches, control, drift, live, memory, rollout, status
 from gemmaspec.core.acceptance import lifetime, window
 from gemmaspec.core.agent import Wanted
 from gemmaspec.core.control import Change, Evidence
@@ -118,13 +119,14 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
     change, evidence = decide_k(observation, resolved, agent is not None)
     files = settings.live_files if agent else settings.files
     planned = plan(observation.resource.owner, resolved, change.state.effective, files, agent)
-    facts = _facts(observation, resolved, planned, change, evidence, live=agent is not None)
+    scale = rollout.scale(planned.revision, resolved.spec.replicas, _asked(observation), observation.pods)
+    facts = _facts(observation, resolved, planned, change, evidence, scale, live=agent is not None)
     body = status.working(observation, facts)
     known = memory.load(observation.resource.status)
     if known is not None and memory.load(body) != known:
         # The state of the machine changed: store it, act in the next pass.
         return Decision(status=body, events=_events(change), wake_after=0.0)
-    actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts))
+    actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts, scale))
     if agent:
         actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
     return Decision(actions=actions, status=body, wake_after=_wake(observation, change))
@@ -217,12 +219,18 @@ def _boot_seconds(ready: Sequence[Pod]) -> float | None:
 
 
 def _facts(
-    observation: Observation, resolved: Resolved, planned: Plan, change: Change, evidence: Evidence, *, live: bool
+    observation: Observation,
+    resolved: Resolved,
+    planned: Plan,
+    change: Change,
+    evidence: Evidence,
+    scale: rollout.Scale,
+    *,
+    live: bool,
 ) -> status.Facts:
     wanted = resolved.spec.replicas
     # A pod that was evicted stays as an object: its last words are no engine's.
     current = [pod for pod in observation.pods if pod.revision == planned.revision and pod.occupies]
-    scale = rollout.scale(planned.revision, wanted, _asked(observation), observation.pods)
     return status.Facts(
         resolved=resolved,
         revision=planned.revision,
@@ -260,9 +268,10 @@ def _asked(observation: Observation) -> dict[str, int]:
     }
 
 
-def _actions(observation: Observation, planned: Plan, resolved: Resolved, facts: status.Facts) -> list[Action]:
+def _actions(
+    observation: Observation, planned: Plan, resolved: Resolved, facts: status.Facts, scale: rollout.Scale
+) -> list[Action]:
     """Everything that brings the children to the plan: shared objects, the revision's, replica counts, pruning."""
-    scale = rollout.scale(planned.revision, resolved.spec.replicas, _asked(observation), observation.pods)
     deployment = _with_replicas(planned.deployment, scale.replicas[planned.revision])
     actions: list[Action] = []
     for body in (*planned.shared, planned.config, deployment):
@@ -302,9 +311,7 @@ def _resize(child: Child, count: int) -> Apply:
     kept = ("name", "namespace", "labels", "annotations", "ownerReferences")
     metadata = {key: child.body["metadata"][key] for key in kept if key in child.body["metadata"]}
     metadata["annotations"] = {
-        key: value
-        for key, value in metadata.get("annotations", {}).items()
-        if key.startswith(names.K_ANNOTATION.split("/")[0])
+        key: value for key, value in metadata.get("annotations", {}).items() if key.startswith(f"{identity.GROUP}/")
     }
     return Apply({"apiVersion": "apps/v1", "kind": child.kind, "metadata": metadata, "spec": spec}, child)
 
