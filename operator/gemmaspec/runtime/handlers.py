@@ -100,10 +100,8 @@ class Operator:
     def _port(self, key: Key) -> int:
         """Engine port, from the Service that the plan made: recipes may set another than the default."""
         assert self.cache is not None
-        for child in self.cache.children(*key):
-            if child.kind == "Service" and child.name == key[1]:
-                return int(child.body["spec"]["ports"][0]["port"])
-        return DEFAULT_PORT
+        service = self.cache.service(*key)
+        return int(service.body["spec"]["ports"][0]["port"]) if service else DEFAULT_PORT
 
 
 def registry(operator: Operator) -> kopf.OperatorRegistry:
