@@ -148,7 +148,7 @@ def tiny_on(site: Site) -> Iterator[Tiny]:
         with door(site.cluster, resource.name, PORT, NAMESPACE) as base_url:
             yield Tiny(site, resource, base_url)
     finally:
-        resource.delete(90)
+        resource.delete()
 
 
 def restart_operator(site: Site) -> None:

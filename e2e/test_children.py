@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from demo.resource import Gone, Resource
+from demo.resource import GONE_SECONDS, Gone, Resource
 from gemmaspec.core import names
 from stories import Site, operator_down
 from testbed.deadline import wait_for
@@ -64,8 +64,8 @@ def test_deletion_finishes_without_the_operator(site: Site) -> None:
     doomed = site.apply("doomed", **_NOWHERE)
     wait_for(lambda: all(_children(doomed, kind) for kind in _KINDS), "its children", 30)
     with operator_down(site):
-        doomed.delete(30)
+        doomed.delete()
         with pytest.raises(Gone):
             doomed.read()
-        wait_for(lambda: not any(_children(doomed, kind) for kind in _KINDS), "its children gone", 60)
+        wait_for(lambda: not any(_children(doomed, kind) for kind in _KINDS), "its children gone", GONE_SECONDS)
         assert doomed.pods() == []

@@ -34,7 +34,7 @@ def failing(site: Site) -> Iterator[Failing]:
     applied = Failing(site)
     yield applied
     for resource in applied.made:
-        resource.delete(90)
+        resource.delete()
 
 
 def test_a_bad_argument_is_told_in_the_engines_words(failing: Failing) -> None:

@@ -64,7 +64,7 @@ def live(site: Site) -> Iterator[Live]:
         ):
             yield Live(site, base_url, lambda: _status(port, uid))
     finally:
-        resource.delete(90)
+        resource.delete()
 
 
 def _status(port: int, uid: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def refused(site: Site, mirror: Mirror) -> Iterator[dict[str, Resource]]:
         for resource in applied.values():
             resource.kubectl("delete", "gsd", resource.name, "--wait=false", "--ignore-not-found")
         for resource in applied.values():
-            resource.delete(90)
+            resource.delete()
 
 
 def _changes(case: Case, mirror: Mirror) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def test_install_brings_another_transformers_and_the_engine_serves_with_it(site:
             )
         assert answer.choices[0].message.content
     finally:
-        resource.delete(90)
+        resource.delete()
 
 
 def _parked(resource: Resource) -> bool:

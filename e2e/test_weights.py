@@ -44,7 +44,7 @@ def downloaded(site: Site, mirror: Mirror) -> Iterator[Resource]:
         resource.wait_settled(BOOT_SECONDS)
         yield resource
     finally:
-        resource.delete(90)
+        resource.delete()
         site.kubectl("delete", "-n", NAMESPACE, f"pvc/{_CLAIM}", "--timeout=60s")
         site.kubectl("delete", f"pv/{NAMESPACE}-{_CLAIM}", "--timeout=60s")
 

@@ -15,6 +15,9 @@ from testbed.deadline import wait_for
 from testbed.kubectl import Kubectl
 
 PLURAL = f"{identity.PLURAL}.{identity.GROUP}"
+# The garbage collector looks for new kinds every 30 s, and comes back with back-off to an owner whose kind it doesn't
+# know yet: right after the CRD was installed, a deletion may take a few of those rounds.
+GONE_SECONDS = 180.0
 _EVERY = 0.25  # seconds between two looks of a wait
 
 
@@ -115,7 +118,7 @@ class Resource:
         """The object once it is Ready and nothing is left to do for the present generation."""
         return self.wait(settled, "Ready and settled", seconds)
 
-    def delete(self, seconds: float = 60.0) -> None:
+    def delete(self, seconds: float = GONE_SECONDS) -> None:
         """Delete the resource, and wait until it and its pods are gone."""
         self.kubectl(
             "delete", PLURAL, self.name, "--ignore-not-found", f"--timeout={seconds:.0f}s", timeout=seconds + 10
