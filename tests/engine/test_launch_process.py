@@ -24,6 +24,8 @@ import gemmaspec_engine
 
 SOURCE = Path(gemmaspec_engine.__file__).resolve().parent
 DEADLINE = 20.0
+# In a pod the launcher is process 1, and the kernel ends what it leaves behind; here PR_SET_PDEATHSIG does.
+DIES_WITH_ITS_LAUNCHER = "import ctypes\nctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
 
 
 def until(what: Callable[[], Any], why: str) -> Any:
@@ -57,7 +59,7 @@ class Pod:
         """Install ``script`` as the fake API server."""
         path = self.root / "fake_vllm" / "vllm" / "entrypoints" / "openai" / "api_server.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("import os, signal, socket, subprocess, sys, time\n" + script)
+        path.write_text(f"import os, signal, socket, subprocess, sys, time\n{DIES_WITH_ITS_LAUNCHER}{script}")
 
     def write_pin(self, **changes: Any) -> None:
         mount, files = self.root / "mount", {}
