@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint generate klab matrix clean
+.PHONY: help demo test test-fast campaign lint generate klab matrix clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(VENV)/ready lint ## Everything that must hold, on real parts
 
 test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine" tests $(ARGS)
+
+campaign: $(VENV)/ready ## The tests that take minutes each and are no part of `make test`
+	$(BIN)/python -m pytest -m campaign $(ARGS)
 
 lint: $(VENV)/ready ## Style, types and import walls
 	$(BIN)/ruff check .

@@ -1,50 +1,37 @@
-"""Three real engines, started at the same time and once a session: without speculation, live K sync and async."""
+"""Real engines with the agent, one a session of each kind that a selected test asks for.
+
+The gate runs one engine, which schedules asynchronously as production does; the synchronous one serves the cluster's
+stories (e2e/test_live.py). Campaigns run both, and an engine without speculation beside them.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from testbed.engine import ensure_engine
 from tests.agent.live_engine import Completion, LiveEngine, live_engine, plain_engine, prompts, streams
-from tinypair import serving
 
-TEXTS = 24
+TEXTS = 16
 TOKENS = 160
 
 
-@dataclass(frozen=True)
-class Engines:
-    plain: serving.Engine
-    sync: LiveEngine
-    asynchronous: LiveEngine
+@pytest.fixture(scope="session")
+def asynchronous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveEngine]:
+    with live_engine(ensure_engine(), tmp_path_factory.mktemp("async"), asynchronous=True) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    environment = ensure_engine()
-    folders: list[Path] = [tmp_path_factory.mktemp(name) for name in ("plain", "sync", "async")]
-    managers = (
-        plain_engine(environment, folders[0]),
-        live_engine(environment, folders[1], asynchronous=False),
-        live_engine(environment, folders[2], asynchronous=True),
-    )
-    with ExitStack() as stack, concurrent.futures.ThreadPoolExecutor(3) as pool:
-        starting = [pool.submit(manager.__enter__) for manager in managers]
-        for manager, future in zip(managers, starting, strict=True):
-            future.result()
-            stack.push(manager.__exit__)
-        yield Engines(*(future.result() for future in starting))  # type: ignore[arg-type]
+def synchronous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveEngine]:
+    with live_engine(ensure_engine(), tmp_path_factory.mktemp("sync"), asynchronous=False) as engine:
+        yield engine
 
 
-@pytest.fixture(params=["sync", "async"])
-def live(engines: Engines, request: pytest.FixtureRequest) -> Iterator[LiveEngine]:
-    engine = engines.sync if request.param == "sync" else engines.asynchronous
+@pytest.fixture(params=["asynchronous", pytest.param("synchronous", marks=pytest.mark.campaign)])
+def live(request: pytest.FixtureRequest) -> Iterator[LiveEngine]:
+    engine: LiveEngine = request.getfixturevalue(request.param)
     engine.fault.unlink(missing_ok=True)
     engine.put(mode="Fixed", k=4)
     yield engine
@@ -52,8 +39,17 @@ def live(engines: Engines, request: pytest.FixtureRequest) -> Iterator[LiveEngin
 
 
 @pytest.fixture(scope="session")
-def greedy(engines: Engines) -> list[Completion]:
-    """What the engine without speculation answers to ``prompts(TEXTS)``."""
-    found = streams(engines.plain, prompts(TEXTS), TOKENS)
+def greedy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Completion]:
+    """What is answered to ``prompts(TEXTS)`` without speculation: in a campaign by an engine that was started
+    without, in the gate by the live engine at K = 0.
+    """
+    if any(item.get_closest_marker("campaign") for item in request.session.items):
+        with plain_engine(ensure_engine(), tmp_path_factory.mktemp("plain")) as engine:
+            found = streams(engine, prompts(TEXTS), TOKENS)
+    else:
+        live: LiveEngine = request.getfixturevalue("asynchronous")
+        live.put(mode="Fixed", k=0)
+        found = streams(live.engine, prompts(TEXTS), TOKENS)
+        live.put(mode="Fixed", k=4)
     assert [len(completion.tokens) for completion in found] == [TOKENS] * TEXTS
     return found

@@ -34,7 +34,7 @@ class Fault:
 class _Active:
     """What decides at the moment. Replaced as a whole: the scheduler's thread reads one reference."""
 
-    __slots__ = ("begun", "ends", "first_ms", "fixed", "policy", "settings")
+    __slots__ = ("begun", "between_ms", "ends", "first_ms", "fixed", "policy", "settings")
 
     def __init__(self, settings: Settings, policy: policies.Policy | None, fixed: int, now: float) -> None:
         self.settings = settings
@@ -42,6 +42,7 @@ class _Active:
         self.fixed = fixed
         self.begun = now
         self.first_ms: float | None = None
+        self.between_ms: float | None = None
         self.ends = _FOREVER if settings.seconds is None else now + settings.seconds
 
 
@@ -63,7 +64,7 @@ class Controller:
         ks: Sequence[int],
         settings: Settings,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.perf_counter,
         make: Callable[..., policies.Policy] = policies.make,
     ) -> None:
         self.ks = tuple(sorted(set(ks)))
@@ -72,6 +73,8 @@ class Controller:
         self.decisions: dict[int, int] = dict.fromkeys(self.ks, 0)
         self.missed = 0
         self.changes = 0
+        self.step_ended: Callable[[], float] = lambda: -math.inf
+        """When the last step's result came, by the same clock."""
         self._clock = clock
         self._make = make
         self._lock = threading.Lock()
@@ -92,6 +95,7 @@ class Controller:
             if now >= active.ends:
                 active = self._return_to_standing()
             if active.first_ms is None:
+                active.between_ms = 1000.0 * (now - max(active.begun, self.step_ended()))
                 active.first_ms = 1000.0 * (now - active.begun)
             k = active.fixed if active.policy is None else self._ask(active.policy, batch, requests)
             self.decisions[k] += 1
@@ -143,7 +147,7 @@ class Controller:
         if self._active.policy is not None:
             self._policies.pop(self._active.policy.name, None)  # it may be broken in the middle of a change
         self._active = _Active(settings, None, self.static, self._active.begun)
-        self._active.first_ms = 0.0
+        self._active.first_ms = self._active.between_ms = 0.0
         if self.k != self.static:
             self.k, self.since = self.static, time.time()
 
@@ -195,8 +199,11 @@ class Controller:
         """Settings in force, in the words of the port, with what became of them."""
         active = self._active
         left = None if active.ends == _FOREVER else max(0.0, round(active.ends - self._clock(), 1))
-        waited = None if active.first_ms is None else round(active.first_ms, 3)
-        return {**active.settings.as_json(), "untilSeconds": left, "appliedAfterMs": waited, "static": self.static}
+        waited = {
+            name: None if milliseconds is None else round(milliseconds, 3)
+            for name, milliseconds in (("appliedAfterMs", active.first_ms), ("betweenStepsMs", active.between_ms))
+        }
+        return {**active.settings.as_json(), "untilSeconds": left, **waited, "static": self.static}
 
     def explain(self) -> str:
         """Why K is what it is, in one sentence."""

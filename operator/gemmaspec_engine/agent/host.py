@@ -64,6 +64,7 @@ class Agent:
         self.tell: Callable[[int], None] | None = None
         """Tells the drafter K, where vLLM does not."""
         self._steps = Steps(self.controller.k, engine.lingering)
+        self.controller.step_ended = self._steps.last_update
         self._cpu = self._wall = 0
         self._broken = 0
 

@@ -116,6 +116,10 @@ class Steps:
             ended.step_ms = 1000.0 * (now - before)
         return ended
 
+    def last_update(self) -> float:
+        """When the last step's result came, by the clock; never: minus infinity."""
+        return -math.inf if math.isnan(self._last_update) else self._last_update
+
     def idle(self) -> None:
         """Nothing is left to do: the next step follows a pause."""
         self._continuous = False
