@@ -24,7 +24,7 @@ test: $(VENV)/ready lint ## Everything that must hold, on real parts
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine" tests $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine and not prometheus" tests $(ARGS)
 
 campaign: $(VENV)/ready ## The tests that take minutes each and are no part of `make test`
 	$(BIN)/python -m pytest -m campaign $(ARGS)
@@ -38,9 +38,10 @@ lint: $(VENV)/ready ## Style, types and import walls
 klab: $(VENV)/ready ## The K policies in the lab; rewrites the table in docs/policy.md
 	$(BIN)/python -m bench.klab $(ARGS)
 
-generate: $(VENV)/ready ## Regenerate the CRD and the reference
+generate: $(VENV)/ready ## Regenerate the CRD and the references
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
 	$(BIN)/python -m gemmaspec.api.reference docs/reference.md
+	$(BIN)/python -m gemmaspec.runtime.metrics_reference docs/metrics.md
 
 matrix: $(VENV)/ready ## Drive the agent against every vLLM version and rewrite docs/live-k-matrix.*
 	cd e2e && PYTHONPATH=../operator ../$(BIN)/python -m matrix $(ARGS)

@@ -33,12 +33,14 @@ class GoModule:
     """A folder with a go.mod, and which of its packages become programs.
 
     packages: program name -> import path. stamps: variables set at link time. download: megabytes of sources.
+    tags: build tags.
     """
 
     name: str
     packages: dict[str, str]
     stamps: dict[str, str] = field(default_factory=dict)
     download: int = 0
+    tags: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -49,6 +51,7 @@ class GoModule:
         """Changes whenever the programs would: sources, versions, flags, toolchain line."""
         sources = sorted(p for p in self.folder.rglob("*") if p.is_file())
         parts: list[str | bytes] = [repr(self.packages), repr(self.stamps), os.uname().machine]
+        parts += self.tags
         for source in sources:
             parts += [str(source.relative_to(self.folder)), source.read_bytes()]
         return digest_of(parts)[:12]
@@ -57,6 +60,7 @@ class GoModule:
         """Arguments of `go` that build every program of the module into the folder `out`."""
         stamps = " ".join(f"-X {name}={value}" for name, value in self.stamps.items())
         flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags=-s -w {stamps}".rstrip()]
+        flags += [f"-tags={','.join(self.tags)}"] if self.tags else []
         return ["build", *flags, "-o", f"{out}{os.sep}"]
 
 
@@ -81,6 +85,13 @@ COREDNS = GoModule("coredns", {"coredns": "."}, download=40)
 PAUSE = GoModule("pause", {"pause": "."})
 ALL_MODULES = (KUBERNETES, ETCD, COREDNS, PAUSE)  # what a whole cluster needs; the others are built where used
 KWOK = GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, download=60)
+PROMETHEUS = GoModule(
+    "prometheus",
+    {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")},
+    {"github.com/prometheus/common/version.Version": "3.15.0"},
+    download=90,
+    tags=("remove_all_sd", "enable_kubernetes_sd"),  # thirty clouds' clients would double the build
+)
 KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
 
 

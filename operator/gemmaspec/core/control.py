@@ -317,6 +317,21 @@ def _lower_message(current: int, chosen: int, seen: Window, times: StepTimes, li
     )
 
 
+def estimates(state: ControlState, recent: Window, prior: Prior) -> dict[int, float]:
+    """Expected tokens per second of one sequence by K, 0 to the desired one: what decisions compare.
+
+    Only what was measured, or what the recipe's source measured, is estimated: a K with a position of which neither
+    is known is absent, and nothing is known before a step was timed.
+    """
+    times = _times(state, recent, prior)
+    if not times.measured:
+        return {}
+    seen = recent.conditional if recent.drafts >= PROVED_DRAFTS else ()
+    rates = (*seen, *prior.acceptance[len(seen) :])
+    known = range(min(state.desired, len(rates)) + 1)
+    return {k: 1000.0 * expected_tokens(rates, k) / times.at(k) for k in known}
+
+
 def rates_text(rates: Sequence[float]) -> str:
     """Rates as people write them: ``.95/.93/.87``."""
     return "/".join(f"{rate:.2f}".removeprefix("0") for rate in rates) or "none"

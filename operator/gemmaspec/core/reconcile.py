@@ -91,6 +91,18 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a pass knew that is a metric and no status.
+
+    mode: who moves K. replicas: engines asked for. goodput: see :func:`gemmaspec.core.control.estimates`.
+    """
+
+    mode: str = ""
+    replicas: int = 0
+    goodput: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Decision:
     """What to do: ``actions`` in order, then ``status`` where it differs from the stored one, then ``events``.
 
@@ -101,6 +113,7 @@ class Decision:
     status: Mapping[str, Any] | None = None
     events: tuple[Event, ...] = ()
     wake_after: float | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 def reconcile(observation: Observation, settings: Settings) -> Decision:
@@ -122,14 +135,21 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
     scale = rollout.scale(planned.revision, resolved.spec.replicas, _asked(observation), observation.pods)
     facts = _facts(observation, resolved, planned, change, evidence, scale, live=agent is not None)
     body = status.working(observation, facts)
+    reading = _reading(resolved, facts)
     known = memory.load(observation.resource.status)
     if known is not None and memory.load(body) != known:
         # The state of the machine changed: store it, act in the next pass.
-        return Decision(status=body, events=_events(change), wake_after=0.0)
+        return Decision(status=body, events=_events(change), wake_after=0.0, reading=reading)
     actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts, scale))
     if agent:
         actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
-    return Decision(actions=actions, status=body, wake_after=_wake(observation, change))
+    return Decision(actions=actions, status=body, wake_after=_wake(observation, change), reading=reading)
+
+
+def _reading(resolved: Resolved, facts: status.Facts) -> Reading:
+    # Agents know the step time of each K; their engines' own counters mix all of them.
+    goodput = {} if facts.live else control.estimates(facts.change.state, facts.recent, resolved.prior)
+    return Reading(str(resolved.control.mode), resolved.spec.replicas, goodput)
 
 
 def _allowed(resolved: Resolved, settings: Settings) -> None:

@@ -70,6 +70,8 @@ class Operator:
             engine_files(LIVE_ENTRIES),
         )
         worker = Worker(self.queue, self.cache, self._cluster, scraper, settings)
+        metrics.QUEUE.set_function(lambda: len(self.queue))
+        metrics.show(worker.board)
         jobs = [worker.run() for _ in range(self._options.workers)]
         self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run()]]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken
 from gemmaspec.adapters.engine import ScrapeError
 from gemmaspec.api import identity
 from gemmaspec.core import moment, status
-from gemmaspec.core.acceptance import window
-from gemmaspec.core.observation import Foreign, Observation, Pod, Resource, Sample
+from gemmaspec.core.observation import Foreign, Observation, Resource
 from gemmaspec.core.problem import Problem
 from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Reset, Settings, Steer, reconcile
 from gemmaspec.runtime import metrics
+from gemmaspec.runtime.board import Board
 from gemmaspec.runtime.cache import Cache, controller_of
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
@@ -47,13 +47,13 @@ class Worker:
         self._cluster = cluster
         self._scraper = scraper
         self._settings = settings
+        self.board = Board(scraper, clock)
         self._foreign: dict[Key, dict[tuple[str, str], Foreign]] = {}
 
     async def run(self) -> None:
         """Run passes for ever."""
         while True:
             key = await self._queue.take()
-            metrics.QUEUE.set(len(self._queue))
             with metrics.PASS_SECONDS.time():
                 await self._guarded(key)
 
@@ -97,7 +97,8 @@ class Worker:
             await self._report(resource, status.stalled(observation, [_rejected(failure)]))
             raise
         await self._finish(key, resource, decision)
-        self._publish(key, decision.status or {}, observation)
+        if decision.status is not None:
+            self.board.put(key, decision.status, observation.pods, decision.reading)
 
     async def _confirm(self, resource: Resource) -> None:
         """Before children are made anew, and where the status is refused: a watch that lost the resource's deletion
@@ -201,8 +202,8 @@ class Worker:
         if decision.status is not None:
             await self._report(resource, decision.status)
         for event in decision.events:
-            metrics.DECISIONS.labels(event.reason).inc()
             log.info("%s/%s: %s: %s", *key, event.reason, event.message)
+            metrics.WRITES.labels("Event").inc()
             await self._cluster.write_event(event_body(resource, event, self._clock()))
         if decision.wake_after == 0:
             self._queue.wake(key)
@@ -221,25 +222,10 @@ class Worker:
             raise
         self._cache.wrote(identity.KIND, answer)
 
-    def _publish(self, key: Key, body: Mapping[str, Any], observation: Observation) -> None:
-        k = body.get("k") or {}
-        if "effective" not in k:
-            return
-        metrics.K_DESIRED.labels(*key).set(k.get("desired", 0))
-        metrics.K_EFFECTIVE.labels(*key).set(k["effective"])
-        live = window(k["effective"], _series(observation.pods, observation.samples), observation.now - 30.0)
-        metrics.TOKENS_PER_STEP.labels(*key).set(live.tokens_per_step or 1.0)
-        metrics.TOKENS_PER_SECOND.labels(*key).set(live.tokens_per_second or 0.0)
-        metrics.acceptance(*key, live.conditional)
-
     def _forget(self, key: Key) -> None:
         self._foreign.pop(key, None)
         self._queue.forget(key)
-        metrics.forget(*key)
-
-
-def _series(pods: Sequence[Pod], samples: Mapping[str, Sequence[Sample]]) -> list[Sequence[Sample]]:
-    return [samples[pod.uid] for pod in pods if pod.ready and pod.uid in samples]
+        self.board.drop(key)
 
 
 def _owned_by(body: Mapping[str, Any], resource: Resource) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from gemmaspec_engine import memory
+
 if TYPE_CHECKING:
     from gemmaspec_engine.agent.host import Agent
 
@@ -36,6 +38,7 @@ def render(agent: Agent) -> str:
     _acceptance(text, agent)
     _steps(text, agent)
     _health(text, agent)
+    _memory(text)
     return "\n".join(text.lines) + "\n"
 
 
@@ -44,7 +47,7 @@ def _decisions(text: _Text, agent: Agent) -> None:
     mode = controller.settings_json()["mode"]
     text.family("live", "gauge", "1 when the agent moves K, 0 when it only watches", [("", not agent.engine.refusal)])
     text.family("k", "gauge", "K of the last scheduled step", [(f'mode="{mode}"', controller.k)])
-    text.family("k_since_seconds", "gauge", "When K last changed, Unix time", [("", controller.since)])
+    text.family("k_changed_timestamp_seconds", "gauge", "When K last changed, Unix time", [("", controller.since)])
     decided = [(f'k="{k}"', float(n)) for k, n in sorted(controller.decisions.items())]
     text.family("decisions_total", "counter", "Steps scheduled at each K", decided)
     text.family("k_changes_total", "counter", "Changes of K", [("", controller.changes)])
@@ -63,7 +66,7 @@ def _acceptance(text: _Text, agent: Agent) -> None:
         text.family(name, "counter", f"{meaning}, by position", samples)
     recent = [(f'position="{i}"', rate) for i, rate in enumerate(tally.acceptance()) if rate is not None]
     meaning = "Recent conditional acceptance P(accepted | predecessor accepted), by position"
-    text.family("acceptance", "gauge", meaning, recent)
+    text.family("acceptance_ratio", "gauge", meaning, recent)
 
 
 def _steps(text: _Text, agent: Agent) -> None:
@@ -95,3 +98,13 @@ def _health(text: _Text, agent: Agent) -> None:
     name = _PREFIX + "overhead_seconds"
     text.family("overhead_seconds", "summary", "The agent's own time in each step", overhead)
     text.lines += [f"{name}_sum {agent.overhead.cpu_ns / 1e9:.10g}", f"{name}_count {agent.overhead.count}"]
+
+
+def _memory(text: _Text) -> None:
+    """The box's own memory: on a GB10 it is the GPU's as well, and a box that runs out of it does not come back."""
+    try:
+        found = memory.read()
+    except (OSError, ValueError):
+        return
+    text.family("memory_available_bytes", "gauge", "The node's MemAvailable", [("", float(found.available))])
+    text.family("memory_total_bytes", "gauge", "The node's MemTotal", [("", float(found.total))])

@@ -1,0 +1,28 @@
+"""promtool, as built by the testbed, and expositions that hold every family."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testbed.golang import PROMETHEUS, programs
+
+Promtool = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Promtool:
+    """Run promtool; an AssertionError with its words where it finds fault."""
+    program = programs(PROMETHEUS) / "promtool"
+
+    def run(*arguments: str | Path, stdin: str | None = None) -> str:
+        command = [str(program), *map(str, arguments)]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+        return said
+
+    return run
