@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemmaspec.adapters.engine import ScrapeError, parse_report
-from gemmaspec.core import control, live
+from gemmaspec.core import agenthealth, control, live
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.arguments import engine_arguments
@@ -205,9 +205,92 @@ def test_a_status_is_read_strictly() -> None:
         "k": {"now": 2, "reason": "r", "mode": "Adaptive", "k": 4, "kMin": 0, "kMax": 4, "fallback": None},
         "acceptance": {"requests": 3, "positions": [{"drafted": 10, "accepted": 4, "recent": 0.4}]},
         "steps": {"perK": {"2": {"steps": 7}}},
+        "engine": {"graphs": {"FULL": 7}},
     }
     read = parse_report(json.dumps(told).encode(), 5.0)
-    assert read == Report(5.0, True, "r", 2, Wanted("Adaptive", 4, 0, 4), ((10, 4),), 3, {2: 7})
+    wanted = Wanted("Adaptive", 4, 0, 4)
+    assert read == Report(5.0, True, "r", 2, wanted, ((10, 4),), 3, {2: 7}, graphs={"FULL": 7})
     for broken in (b"", b"[]", b"<html>", json.dumps({**told, "k": {}}).encode()):
         with pytest.raises(ScrapeError):
             parse_report(broken, 5.0)
+
+
+def published(status: dict[str, Any], now: float, agents: dict[str, tuple[Report, ...]]) -> dict[str, Any]:
+    """``.status`` after a pass over two engines, pod-1 and pod-2."""
+    pods = tuple(
+        Pod(f"tiny-{n}", f"pod-{n}", "r", 4, f"10.0.0.{n}", "n1", "Running", True, False, True, 0, live=True)
+        for n in (1, 2)
+    )
+    seen = Observation(Resource(OWNER, 1, False, spec(mode="Adaptive"), status), now, pods=pods, agents=agents)
+    found = reconcile(seen, Settings(load(), FILES, key=KEY, live_files=FILES)).status
+    assert found is not None
+    return dict(found)
+
+
+def ks(status: dict[str, Any]) -> list[tuple[str, int]]:
+    return [(entry["pod"], entry["effective"]) for entry in status["k"].get("replicas", ())]
+
+
+def test_k_is_told_of_each_engine_and_renewed_at_most_once_a_minute() -> None:
+    told = {"pod-1": (report(190, k=4),)}
+    status = published({}, 200.0, told)
+    assert ks(status) == [("tiny-1", 4)], "of an engine whose agent has not spoken nothing is known"
+    told["pod-2"] = (report(205, k=2),)
+    status = published(status, 210.0, told)
+    assert ks(status) == [("tiny-1", 4), ("tiny-2", 2)]
+    told["pod-1"] = (report(225, k=0),)
+    assert published(status, 230.0, told)["k"]["replicas"] == status["k"]["replicas"]
+    later = published(status, 271.0, told)
+    assert ks(later) == [("tiny-1", 0), ("tiny-2", 2)]
+    assert published(later, 9999.0, {})["k"]["replicas"] == later["k"]["replicas"], "silence changes nothing"
+
+
+def condition(status: dict[str, Any]) -> tuple[str, str, str]:
+    found = next(entry for entry in status["conditions"] if entry["type"] == "SpeculationHealthy")
+    return found["status"], found["reason"], found["message"]
+
+
+def test_an_agent_that_fell_back_is_told_of_until_it_is_mended() -> None:
+    failed = report(190, fallback="choose: ValueError: no K")
+    status, reason, message = condition(published({}, 200.0, {"pod-1": (report(190),), "pod-2": (failed,)}))
+    assert (status, reason) == ("False", "AgentFailed")
+    assert "tiny-2" in message
+    assert "choose: ValueError: no K" in message
+    assert condition(published({}, 200.0, {"pod-1": (report(190),)}))[1] != "AgentFailed"
+
+
+GPU = {"nodes": {"accelerator": "Any"}, "engine": {"scheduling": {"enforceEager": False}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "graphs", "told", "said"),
+    [
+        (GPU, {"FULL": 100, "PIECEWISE": 900}, False, "PIECEWISE"),
+        (GPU, {"FULL": 10, "NONE": 600, "PIECEWISE": 300}, False, "NONE"),
+        (GPU, {"FULL": 550, "NONE": 450}, False, ""),
+        (GPU, {"FULL": 550, "NONE": 450}, True, "NONE"),
+        (GPU, {"FULL": 700, "NONE": 300}, True, ""),
+        (GPU, {"NONE": 100}, False, ""),
+        (GPU, {}, False, ""),
+        ({}, {"NONE": 1000}, False, ""),
+        (GPU | {"engine": {"scheduling": {"enforceEager": True}}}, {"NONE": 1000}, False, ""),
+    ],
+)
+def test_decode_steps_without_graphs_on_a_gpu_are_told(
+    change: dict[str, Any], graphs: dict[str, int], told: bool, said: str
+) -> None:
+    pod = Pod("tiny-1", "pod-1", "r", 4, "10.0.0.1", "n1", "Running", True, False, True, 0, live=True)
+    found = agenthealth.graphs_missing(
+        resolve(spec() | change, load()), (pod,), {"pod-1": (report(graphs=graphs),)}, told
+    )
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def test_missing_graphs_become_a_condition() -> None:
+    pod = Pod("tiny-1", "pod-1", "r", 4, "10.0.0.1", "n1", "Running", True, False, True, 0, live=True)
+    eager = {"pod-1": (report(190, graphs={"NONE": 5000}),)}
+    seen = Observation(Resource(OWNER, 1, False, spec() | GPU, {}), 200.0, pods=(pod,), agents=eager)
+    status = reconcile(seen, Settings(load(), FILES, key=KEY, live_files=FILES)).status
+    assert status is not None
+    assert condition(dict(status))[:2] == ("False", "GraphsMissing")

@@ -227,3 +227,14 @@ def test_every_family_is_declared_and_tells_its_unit() -> None:
 
 def test_a_scraper_that_a_test_fakes_fits() -> None:
     assert series(Board(FakeScraper(), lambda: NOW)) == []
+
+
+def test_agents_that_fell_back_are_counted() -> None:
+    well = Report(NOW, True, "", 2, Wanted("Adaptive", 2, 0, 2), (), 0, {})
+    for report, count in ((well, 0.0), (replace(well, fallback="choose: ValueError"), 1.0)):
+        shown = board(reports=(report,))
+        shown.put(("ns", "tiny"), status(), (pod(live=True),), Reading("Adaptive", 1, {}))
+        assert value(shown, "gemmaspec_agents_fallen_back") == count
+    silent = board()
+    silent.put(("ns", "tiny"), status(), (pod(live=True),), Reading("Adaptive", 1, {}))
+    assert value(silent, "gemmaspec_agents_fallen_back") is None

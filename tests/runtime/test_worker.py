@@ -83,6 +83,8 @@ def state(cluster: FakeCluster) -> dict[str, Any]:
         if kind == "Pod":
             found.setdefault("pods", []).append([kept["metadata"]["labels"], kept["status"]])
         else:
+            for entry in kept.get("status", {}).get("k", {}).get("replicas", ()):
+                del entry["pod"]  # pods that come again have other names
             found[f"{kind}/{name}"] = kept
     return found
 

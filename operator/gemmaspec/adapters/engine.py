@@ -160,6 +160,7 @@ def parse_report(body: bytes, now: float) -> Report:
             requests=int(told["acceptance"]["requests"]),
             steps={int(key): int(entry["steps"]) for key, entry in told["steps"]["perK"].items()},
             fallback=f"{fallback['where']}: {fallback['error']}" if fallback else "",
+            graphs={str(mode): int(count) for mode, count in told["engine"]["graphs"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScrapeError(f"no agent's status: {type(error).__name__}: {error}") from error

@@ -17,6 +17,7 @@ from gemmaspec.api.schema import Key, Model, ModelName, Name, Quantity, Revision
 
 DEFAULT_K_MAX = 8
 MAX_K = 32
+MAX_REPLICAS = 256
 # Numbers as text, for messages: CEL's string() has no bound on its length, and the cost budget multiplies by it.
 DIGITS = "[" + ", ".join(f"'{number}'" for number in range(MAX_K + 1)) + "]"
 
@@ -632,7 +633,7 @@ class GemmaSpecDeploySpec(Model):
     recipe: Word | None = Field(
         None, description="A published, versioned set of defaults (`gemmaspec recipes`); explicit fields win."
     )
-    replicas: Annotated[int, Field(ge=0, le=256)] = Field(
+    replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = Field(
         1, description="Number of engines, one box each; 0 frees the GPUs."
     )
     model: ModelSpec | None = Field(None, description="The target model.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gemmaspec.api.schema import Model
+from gemmaspec.api.spec import MAX_REPLICAS
 
 Text = Annotated[str, Field(max_length=32_768)]
 
@@ -30,14 +31,29 @@ class Condition(Model):
     )
 
 
+class ReplicaK(Model):
+    """K of one engine."""
+
+    pod: Annotated[str, Field(max_length=253)] = Field(description="Name of the engine's pod.")
+    effective: int = Field(description="K that most of the engine's steps of the last minute verified.")
+    since: str = Field(description="When this was first seen; looked at once a minute.")
+
+
 class KStatus(Model):
     """K, as asked for and as it is."""
 
     desired: int | None = Field(None, description="K that the spec (or its recipe) asks for.")
-    effective: int | None = Field(None, description="K that the engines run with.")
+    effective: int | None = Field(
+        None, description="K that the engines run with; where each moves its own, the K of most of their steps."
+    )
     reason: Text | None = Field(None, description="Why effective differs from desired, in one sentence.")
     since: str | None = Field(None, description="When effective last changed.")
     actuator: str | None = Field(None, description="How K is changed.")
+    replicas: Annotated[list[ReplicaK], Field(max_length=MAX_REPLICAS)] | None = Field(
+        None,
+        description="K of each engine that serves.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["pod"]},
+    )
 
 
 class AcceptanceStatus(Model):

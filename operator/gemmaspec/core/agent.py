@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -23,7 +23,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Report:
-    """What an agent said at ``time``. ``positions``: (drafted, accepted) since its engine began, by position."""
+    """What an agent said at ``time``. ``positions``: (drafted, accepted) since its engine began, by position.
+    ``steps``: decode steps that verified each K.
+    """
 
     time: float
     live: bool
@@ -34,3 +36,6 @@ class Report:
     requests: int
     steps: Mapping[int, int]
     fallback: str = ""
+    """Where an exception of the agent's own made K static, and which one; empty while all is well."""
+    graphs: Mapping[str, int] = field(default_factory=dict)
+    """Decode steps by CUDA-graph mode since its engine began; empty where vLLM does not tell."""

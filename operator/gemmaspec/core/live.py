@@ -123,7 +123,7 @@ def arguments(resolved: Resolved) -> list[str]:
     eager = bool(scheduling and scheduling.enforce_eager)
     if resolved.accelerator is not Accelerator.CPU and not eager:
         sizes = {"cudagraph_capture_sizes": grids.capture_sizes(grid(resolved), _sequences(resolved))}
-        found += ["--compilation-config", json.dumps(sizes, separators=(",", ":"))]
+        found += ["--compilation-config", json.dumps(sizes, separators=(",", ":")), "--cudagraph-metrics"]
     return found
 
 

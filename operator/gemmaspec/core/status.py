@@ -8,7 +8,7 @@ from typing import Any
 
 from gemmaspec.api.spec import Mode
 from gemmaspec.api.status import EngineStatus, GemmaSpecDeployStatus, HistoryEntry, KStatus
-from gemmaspec.core import figures, memory, moment, names
+from gemmaspec.core import agenthealth, figures, memory, moment, names, replicas
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.control import Change, ControlState
 from gemmaspec.core.health import Health, proof_text
@@ -81,7 +81,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         *_progress(observation, facts),
         preflight(facts.pods),
         Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
-        speculation(resolved, state),
+        speculation(observation, resolved, state),
     ]
     decided = facts.change.moved
     body = GemmaSpecDeployStatus(
@@ -92,7 +92,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         endpoint=names.endpoint(owner.name, owner.namespace, resolved.port),
         target=resolved.target,
         revision=facts.revision,
-        k=_k(previous, state, observation.now, facts.live),
+        k=_k(observation, state, facts.live),
         control=memory.store(state),
         engine=_engine(facts),
         history=_history(previous, facts.change, state, observation),
@@ -172,12 +172,19 @@ def preflight(pods: Sequence[Pod]) -> Verdict:
     return Verdict("Preflight", "Unknown", "NotProved", "no engine of this revision has been proved yet")
 
 
-def speculation(resolved: Resolved, state: ControlState) -> Verdict:
-    """The condition SpeculationHealthy."""
+def speculation(observation: Observation, resolved: Resolved, state: ControlState) -> Verdict:
+    """The condition SpeculationHealthy: what the engines' agents can't do comes before what they chose."""
     kind = "SpeculationHealthy"
     if state.fault:
         message = state.reason or "this engine accepts none of its drafts; the drafter is broken"
         return Verdict(kind, "False", "DraftRejected", message)
+    pods, agents = observation.pods, observation.agents
+    if failed := agenthealth.fallen_back(pods, agents):
+        return Verdict(kind, "False", "AgentFailed", failed)
+    known = observation.resource.status.get("conditions", ())
+    told = any(entry["type"] == kind and entry["reason"] == "GraphsMissing" for entry in known)
+    if lost := agenthealth.graphs_missing(resolved, pods, agents, told):
+        return Verdict(kind, "False", "GraphsMissing", lost)
     if state.desired == 0:
         return Verdict(kind, "Unknown", "SpeculationOff", "the spec asks for no drafts")
     if state.effective < state.desired:
@@ -190,15 +197,16 @@ def speculation(resolved: Resolved, state: ControlState) -> Verdict:
     return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} as asked for{note}")
 
 
-def _k(previous: Mapping[str, Any], state: ControlState, now: float, live: bool) -> KStatus:
-    before = previous.get("k") or {}
+def _k(observation: Observation, state: ControlState, live: bool) -> KStatus:
+    before = observation.resource.status.get("k") or {}
     same = before.get("effective") == state.effective and before.get("since")
     return KStatus(
         desired=state.desired,
         effective=state.effective,
         reason=state.reason or memory.AS_ASKED,
-        since=before["since"] if same else moment.text(now),
+        since=before["since"] if same else moment.text(observation.now),
         actuator="Live" if live else "Restart",
+        replicas=replicas.each(before, observation),
     )
 
 

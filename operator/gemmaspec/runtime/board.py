@@ -122,6 +122,9 @@ class Board(Collector):
         if "effective" in entry.k:
             yield from _k(entry)
             yield from self._speeds(entry, now)
+        told = [reports[-1] for reports in self._samples.reports(entry.ready).values() if reports]
+        if told:
+            yield families.FALLEN_BACK, (), sum(1 for report in told if report.fallback)
         for reason, count in list(entry.tally.decisions.items()):
             yield families.DECISIONS, (reason,), count
         for reason, count in list(entry.tally.rollbacks.items()):

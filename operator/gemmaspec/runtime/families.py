@@ -102,6 +102,11 @@ SAMPLED: Final = Family(
     "gauge",
     "When the operator last read the counters of the engine that it has waited for longest, Unix time.",
 )
+FALLEN_BACK: Final = Family(
+    "gemmaspec_agents_fallen_back",
+    "gauge",
+    "Engines whose agent keeps K static after an exception of its own; absent without agents.",
+)
 DECISIONS: Final = Family(
     "gemmaspec_decisions",
     "counter",
@@ -129,6 +134,7 @@ OF_RESOURCES: Final[Sequence[Family]] = (
     STEP_SECONDS,
     GOODPUT,
     SAMPLED,
+    FALLEN_BACK,
     DECISIONS,
     ROLLBACKS,
 )

@@ -97,7 +97,7 @@ class Scraper:
         known.append(report)
         while len(known) > 2 and known[1].time < report.time - REPORT_SECONDS:
             known.popleft()
-        if len(known) == 1 or known[-2].settings != report.settings or known[-2].k != report.k:
+        if len(known) == 1 or _says(known[-2]) != _says(report):
             self._wake(key)
 
     async def steer(self, key: Key, pod: Pod, wanted: Wanted) -> None:
@@ -136,3 +136,8 @@ class Scraper:
         series.append(sample)
         if not idle:
             self._wake(key)
+
+
+def _says(report: Report) -> tuple[object, ...]:
+    """What of a report a pass may have to act on at once; the rest waits for the next one."""
+    return report.settings, report.k, report.fallback
