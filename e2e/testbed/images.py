@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testbed.cache import digest_of
 from testbed.engine import ensure_engine
-from testbed.golang import PAUSE, programs
+from testbed.golang import PAUSE, PROMETHEUS, programs
 from testbed.node import PAUSE_IMAGE
 from testbed.oci import Config, Image, Layer, Tree, image, layer
 from testbed.progress import clear_line, step
@@ -96,7 +96,24 @@ def engine_image() -> Image:
     return image(ENGINE_REPOSITORY, "0.32.0", layers, config)
 
 
-IMAGES = {"pause": pause_image, "operator": operator_image, "engine": engine_image}
+def prometheus_image() -> Image:
+    """Prometheus, as its own image has it: the program, and nothing that it does not need."""
+    folder = programs(PROMETHEUS)
+    key = digest_of([_LAYOUT, folder.name])
+
+    def fill(tree: Tree, _: Path) -> None:
+        tree.copy("bin/prometheus", folder / "prometheus")
+
+    config = Config(entrypoint=["/bin/prometheus"], user=f"{NONROOT}:{NONROOT}", workdir="/")
+    return image("gemmaspec.local/prometheus", "3.15.0", [layer("prometheus", key, fill)], config)
+
+
+IMAGES = {
+    "pause": pause_image,
+    "operator": operator_image,
+    "engine": engine_image,
+    "prometheus": prometheus_image,
+}
 BASES = {**IMAGES, "operator": operator_base_image}  # per image what of it seldom changes
 
 

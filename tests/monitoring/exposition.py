@@ -27,8 +27,6 @@ def of_operator() -> str:
     proof = Proof(True, "Proved", "")
     shown.put(KEY, body, [pod(proof=proof)], Reading("Rollback", 1, {0: 50.0, 1: 60.0, 2: 70.0}))
     metrics.show(shown, registry)
-    metrics.WRITES.labels("Deployment")
-    metrics.API_ERRORS.labels("500")
     for collector in metrics.OWN:
         metrics.show(collector, registry)
     return generate_latest(registry).decode()

@@ -141,9 +141,9 @@ class Board(Collector):
         for position, rate in enumerate(seen.conditional):
             yield families.ACCEPTANCE, (str(position),), rate
         newest = [series[-1].time for series in samples.values() if series]
-        if ready and newest:
-            began = [pod.ready_at or 0.0 for pod in ready if not samples.get(pod.uid)]
-            yield families.SAMPLED, (), min([*newest, *began])
+        unseen = [pod.ready_at or 0.0 for pod in ready if not samples.get(pod.uid)]
+        if ready:
+            yield families.SAMPLED, (), min([*newest, *unseen])
 
     def _window(self, entry: _Entry, series: Sequence[Sequence[Sample]], now: float) -> Window:
         agents = [pod for pod in entry.ready if pod.live]

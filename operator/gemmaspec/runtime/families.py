@@ -100,7 +100,8 @@ GOODPUT: Final = Family(
 SAMPLED: Final = Family(
     "gemmaspec_last_scrape_timestamp_seconds",
     "gauge",
-    "When the operator last read the counters of the engine that it has waited for longest, Unix time.",
+    "When the operator last read the counters of the engine that it has waited for longest, Unix time; of one that it "
+    "never read, when that became ready.",
 )
 FALLEN_BACK: Final = Family(
     "gemmaspec_agents_fallen_back",

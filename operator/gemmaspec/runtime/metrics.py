@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.registry import Collector
 
 from gemmaspec import __version__
+from gemmaspec.adapters.cluster import COLLECTIONS
 
 BUILD = Gauge("gemmaspec_build_info", "1; version of the operator.", ["version"])
 BUILD.labels(__version__).set(1)
@@ -25,8 +26,13 @@ API_ERRORS = Counter(
     "gemmaspec_api_errors", "Requests that the Kubernetes API did not serve, by HTTP status (0: no answer).", ["status"]
 )
 SCRAPE_ERRORS = Counter("gemmaspec_scrape_errors", "Requests to engines and their agents that failed.")
+# Shown as 0 from the beginning: a counter that begins at 1 has no increase that a query could see.
 for result in ("done", "stale", "api", "bug"):
     PASSES.labels(result)
+for code in ("0", "429", "500", "503"):
+    API_ERRORS.labels(code)
+for kind in COLLECTIONS:
+    WRITES.labels(kind)
 # With their labels: a family without series does not tell them.
 OWN: Mapping[Collector, tuple[str, ...]] = {
     BUILD: ("version",),

@@ -15,8 +15,8 @@ _HEAD = """# Metrics
 
 <!-- Generated from the collectors by `make generate`; do not edit. -->
 
-Three sources, each with its own port. `manifests/monitoring` brings PodMonitors, recording
-rules, alerts and a Grafana dashboard.
+Three sources, each with its own port. [manifests/monitoring](../manifests/monitoring) brings
+PodMonitors, recording rules, [alerts](alerts.md) and Grafana dashboards (`kubectl apply -k manifests/monitoring`).
 
 | source | port | who may read it |
 |---|---|---|
