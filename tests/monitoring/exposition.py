@@ -6,12 +6,13 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Proof
 from gemmaspec.core.reconcile import Reading
 from gemmaspec.runtime import metrics
 from gemmaspec_engine.agent.host import Agent, Engine
 from gemmaspec_engine.agent.settings import Config
-from tests.runtime.test_board import KEY, board, entry, pod, sample, status
+from tests.runtime.test_board import KEY, NOW, board, entry, pod, sample, status
 
 VLLM = Path(__file__).parents[1] / "data" / "metrics-vllm-0.32.txt"
 
@@ -19,7 +20,8 @@ VLLM = Path(__file__).parents[1] / "data" / "metrics-vllm-0.32.txt"
 def of_operator() -> str:
     """A resource with traffic, and the operator's own."""
     registry = CollectorRegistry()
-    shown = board([sample(-20, 100, 50, 20), sample(-10, 200, 130, 60)])
+    said = Report(NOW, True, "", 2, Wanted("Adaptive", 2, 0, 2), (), 0, {})
+    shown = board([sample(-20, 100, 50, 20), sample(-10, 200, 130, 60)], reports=[said])
     body = status(history=[entry(1, 4, 2)]) | {
         "conditions": [{"type": "Ready", "status": "True", "reason": "Serving"}],
         "lastGoodRevision": "r1",
