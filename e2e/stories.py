@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from openai import OpenAI
 from demo.door import door
 from demo.installation import SAMPLE, Operator, exists, wait_ready
 from demo.resource import Resource, manifest, merged, pod_ready
+from gemmaspec.core.live import token
 from testbed import Cluster
 from testbed.deadline import wait_for
 from testbed.kubectl import Kubectl
@@ -149,6 +151,14 @@ def tiny_on(site: Site) -> Iterator[Tiny]:
             yield Tiny(site, resource, base_url)
     finally:
         resource.delete()
+
+
+def status_of_agent(port: int, uid: str) -> dict[str, Any]:
+    """What the agent behind a local port says of itself; uid: the resource's."""
+    bearer = {"Authorization": f"Bearer {token(AGENTS_KEY.encode(), uid)}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/status", headers=bearer)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.load(answer))
 
 
 def restart_operator(site: Site) -> None:

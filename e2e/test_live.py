@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 
 from demo.door import door
 from demo.resource import pod_ready
-from gemmaspec.core.live import AGENT_PORT, token
-from stories import AGENTS_KEY, BOOT_SECONDS, NAMESPACE, PORT, Site, kill_operator, restart_operator
+from gemmaspec.core.live import AGENT_PORT
+from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, kill_operator, restart_operator, status_of_agent
 from testbed.deadline import wait_for
 from traffic import Traffic
 
@@ -62,16 +61,9 @@ def live(site: Site) -> Iterator[Live]:
             door(site.cluster, NAME, PORT, NAMESPACE) as base_url,
             site.cluster.forward(f"pod/{pod['metadata']['name']}", AGENT_PORT, NAMESPACE) as port,
         ):
-            yield Live(site, base_url, lambda: _status(port, uid))
+            yield Live(site, base_url, lambda: status_of_agent(port, uid))
     finally:
         resource.delete()
-
-
-def _status(port: int, uid: str) -> dict[str, Any]:
-    bearer = {"Authorization": f"Bearer {token(AGENTS_KEY.encode(), uid)}"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/status", headers=bearer)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return dict(json.load(answer))
 
 
 def test_the_engine_runs_with_the_agent_and_says_so(live: Live) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gemmaspec_engine import boots, fingerprint, memory, mount, rootcause, supervise, termination
 from gemmaspec_engine.environment import engine_environment
-from gemmaspec_engine.health import HealthWatch
+from gemmaspec_engine.health import HealthWatch, PulseWatch
 from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.signals import Signals
 from gemmaspec_engine.standin import StandIn
@@ -30,6 +30,7 @@ __all__ = ["main"]
 _EX_CONFIG = 78
 _EX_TEMPFAIL = 75
 _EX_IOERR = 74
+_STALLED_REMEDY = "It was killed and is started again; its log shows what it did last (kubectl logs --previous)."
 _SAY_EVERY_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 2.0
 
@@ -170,13 +171,24 @@ class Launcher:
         """Run vLLM to its end and explain it."""
         kills_before = memory.oom_kills()
         watch = HealthWatch(self.host, self.port, self.pin.boot.healthy_seconds)
+        pulses = [PulseWatch(port) for port in _agent_port()]
+        hung: list[str] = []
+
+        def hangs() -> bool:
+            hung[:] = [words for pulse in pulses if (words := pulse.lost())]
+            return bool(hung)
+
         env = engine_environment(self.pin, os.environ, mount.package())
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self.arguments]
         try:
-            end, lines = supervise.run(command, self.signals, lambda: self._credit(watch), env)
+            end, lines = supervise.run(command, self.signals, lambda: self._credit(watch), env, hangs)
         finally:
             watch.stop()
-        if self.signals.stop_asked:
+            for pulse in pulses:
+                pulse.stop()
+        if hung:
+            words = self._words("EngineStalled", hung[0], end.exit_code or 1, _STALLED_REMEDY)
+        elif self.signals.stop_asked:
             words = self._words("Stopped", "asked to stop", end.exit_code)
         else:
             kills = memory.oom_kills() - kills_before
@@ -185,7 +197,7 @@ class Launcher:
             code = end.exit_code or (0 if found.reason == "EngineExited" else 1)
             words = self._words(found.reason, found.message, code, found.remedy)
         ending = boots.Ending(words.reason, words.message, words.exit_code, time.time())
-        self._note(boots.end(self.record, ending, failed=not self.signals.stop_asked))
+        self._note(boots.end(self.record, ending, failed=bool(hung) or not self.signals.stop_asked))
         return words
 
     def _credit(self, watch: HealthWatch) -> None:

@@ -8,7 +8,7 @@ import select
 import signal
 import time
 
-__all__ = ["Signals"]
+__all__ = ["STOPPING", "Signals"]
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _PASSED_ON = (*STOPPING, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gemmaspec_engine.signals import Signals
+from gemmaspec_engine.signals import STOPPING, Signals
 
 __all__ = ["End", "Tail", "run"]
 
@@ -95,10 +95,12 @@ def run(
     signals: Signals,
     on_tick: Callable[[], None] = lambda: None,
     env: Mapping[str, str] | None = None,
+    hangs: Callable[[], bool] = lambda: False,
 ) -> tuple[End, list[str]]:
     """Run ``command`` to its end. Returns how it ended, and the last lines it printed (stdout's, then stderr's).
 
-    ``on_tick`` is called at least once a second and must be quick.  Raises OSError when it cannot be started.
+    ``on_tick`` is called at least once a second and must be quick.  A child that ``hangs`` when a stop is asked for
+    is killed: it would not hear, and its clients wait for it.  Raises OSError when it cannot be started.
     """
     _adopt_orphans()
     pipe = subprocess.PIPE
@@ -114,7 +116,7 @@ def run(
         for number in signals.drain():
             if number != signal.SIGCHLD and end is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, number)
+                    os.kill(child.pid, signal.SIGKILL if number in STOPPING and hangs() else number)
         if end is None and (end := _reaped(child)) is not None:
             deadline = time.monotonic() + _LINGER_SECONDS
         on_tick()

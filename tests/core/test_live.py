@@ -209,7 +209,7 @@ def test_a_status_is_read_strictly() -> None:
     }
     read = parse_report(json.dumps(told).encode(), 5.0)
     wanted = Wanted("Adaptive", 4, 0, 4)
-    assert read == Report(5.0, True, "r", 2, wanted, ((10, 4),), 3, {2: 7}, graphs={"FULL": 7})
+    assert read == Report(5.0, True, "r", 2, wanted, ((10, 4),), 3, {2: 7}, graphs={"FULL": 7}, recent=(0.4,))
     for broken in (b"", b"[]", b"<html>", json.dumps({**told, "k": {}}).encode()):
         with pytest.raises(ScrapeError):
             parse_report(broken, 5.0)

@@ -55,6 +55,14 @@ def crd_file(operator_sources: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def key_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The operator's option that names the key for the agents' tokens."""
+    file = tmp_path_factory.mktemp("key") / "key"
+    file.write_text("of-these-tests-only-0123456789")
+    return {"GEMMASPEC_KEY_FILE": str(file)}
+
+
+@pytest.fixture(scope="session")
 def fake_engines() -> Iterator[FakeEngines]:
     """Fake engines on loopback addresses."""
     engines = FakeEngines()
@@ -115,10 +123,13 @@ def shared_stage(stage: Stage, crd_file: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="session")
-def shared_operator(shared_stage: Stage, operator_sources: Path) -> Iterator[OperatorProcess]:
+def shared_operator(
+    shared_stage: Stage, operator_sources: Path, key_options: dict[str, str]
+) -> Iterator[OperatorProcess]:
     """One operator for the whole of the shared stage."""
     plane = shared_stage.plane
-    operator = OperatorProcess(plane, operator_sources, "operator", plane.kubeconfig_for("operator", [ADMINISTRATORS]))
+    kubeconfig = plane.kubeconfig_for("operator", [ADMINISTRATORS])
+    operator = OperatorProcess(plane, operator_sources, "operator", kubeconfig, key_options)
     operator.start()
     yield operator
     operator.kill()

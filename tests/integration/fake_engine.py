@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.integration.standin_agent import StandInAgent, free_block
+
 # Time of a step: this many milliseconds without drafts, and this share more for each draft token.
 STEP_MILLISECONDS = 10.0
 STEP_SHARE = 0.15
@@ -121,6 +123,9 @@ class FakeEngines:
 
     def __init__(self) -> None:
         self._engines: dict[str, FakeEngine] = {}
+        self.agents: dict[str, StandInAgent] = {}
+        # Other sessions on this machine have agents too, on the one port that there is for them.
+        self._block = free_block()
         self._count = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("0.0.0.0", 0), self._handler())
@@ -130,20 +135,26 @@ class FakeEngines:
 
     def close(self) -> None:
         """Stop serving."""
+        for address in list(self.agents):
+            self.remove(address)
         self._server.shutdown()
         self._server.server_close()
 
-    def add(self, k: int, traffic: Traffic) -> str:
-        """Start an engine; returns its address."""
+    def add(self, k: int, traffic: Traffic, agent: str = "") -> str:
+        """Start an engine, and with the agent's configuration given an agent beside it; returns its address."""
         with self._lock:
             self._count += 1
-            address = f"127.77.{self._count // 250}.{self._count % 250 + 1}"
+            address = f"127.{self._block}.{self._count // 250}.{self._count % 250 + 1}"
         self._engines[address] = FakeEngine(k, replace(traffic))
+        if agent:
+            self.agents[address] = StandInAgent(address, agent)
         return address
 
     def remove(self, address: str) -> None:
         """The engine is gone: connections to its address are refused an answer."""
         self._engines.pop(address, None)
+        if agent := self.agents.pop(address, None):
+            agent.close()
 
     def at(self, address: str) -> FakeEngine:
         """The engine at this address."""

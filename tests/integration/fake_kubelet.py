@@ -117,11 +117,17 @@ class FakeKubelet:
             return
         if report.ready and uid not in self._addresses:
             k = int(pod["metadata"]["annotations"]["gemmaspec.io/k"])
-            self._addresses[uid] = self._engines.add(k, self.traffic)
+            self._addresses[uid] = self._engines.add(k, self.traffic, _agent(pod))
         body = {"status": status_of(pod, report, self._addresses.get(uid))}
         code, _ = self._api.send("PATCH", f"{self._pods_path}/{name}/status", body, "application/merge-patch+json")
         if code == 200:
             self._said[uid] = report
+
+
+def _agent(pod: Mapping[str, Any]) -> str:
+    """Configuration of the agent in the pod's engine; empty where it has none."""
+    found = [v for v in pod["spec"]["containers"][0]["env"] if v["name"] == "GEMMASPEC_AGENT"]
+    return str(found[0]["value"]) if found else ""
 
 
 def status_of(pod: Mapping[str, Any], report: Report, address: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from testbed.deadline import wait_for
 from tests.integration.fake_engine import FakeEngine, FakeEngines
 from tests.integration.fake_kubelet import FakeKubelet
 from tests.integration.operator_process import OperatorProcess
+from tests.integration.standin_agent import StandInAgent
 
 RESOURCES = "apis/gemmaspec.io/v1alpha1"
 GROUPS = {
@@ -183,6 +184,11 @@ class Scene:
     def engines(self) -> list[FakeEngine]:
         """The fake engines of the pods that run."""
         return [self._engines.at(address) for address in self.kubelet.engine_addresses()]
+
+    def agents(self) -> list[StandInAgent]:
+        """The stand-ins for the agents of the pods that run."""
+        known = self._engines.agents
+        return [known[address] for address in self.kubelet.engine_addresses() if address in known]
 
     def children(self, name: str = NAME) -> dict[tuple[str, str], dict[str, Any]]:
         """All that the resource owns, by plural and name."""

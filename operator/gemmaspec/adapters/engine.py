@@ -36,6 +36,10 @@ class ScrapeError(Exception):
     """An engine could not be scraped: missing data, which is not bad data."""
 
 
+class Refused(ScrapeError):
+    """An agent refuses what it was given, and would again."""
+
+
 def parse(text: str, now: float) -> Sample:
     """Read one exposition. Raises ScrapeError where it is none, is cut off, or has not what every vLLM exports."""
     if not text.endswith("\n"):
@@ -111,11 +115,30 @@ class Engines:
 
     async def steer(self, ip: str, port: int, token: str, wanted: Wanted) -> None:
         """Give the agent its settings. Raises ScrapeError where it does not take them."""
-        url = f"http://{_host(ip)}:{port}/k"
+        await self._put(ip, port, "/k", token, json.dumps(wanted.body()))
+
+    async def state(self, ip: str, port: int, token: str) -> str:
+        """What the agent has learnt, as JSON. Raises ScrapeError."""
+        text = (await self._get(ip, port, "/state", token)).decode(errors="replace")
         try:
-            async with self._open().put(url, json=wanted.body(), headers=_bearer(token)) as response:
+            if isinstance(json.loads(text), dict):
+                return text
+        except ValueError as error:
+            raise ScrapeError(f"no agent's state: {error}") from error
+        raise ScrapeError("no agent's state: not an object")
+
+    async def teach(self, ip: str, port: int, token: str, state: str) -> None:
+        """Give the agent what another one has learnt. Raises Refused where it can't use it, or ScrapeError."""
+        await self._put(ip, port, "/state", token, state)
+
+    async def _put(self, ip: str, port: int, path: str, token: str, body: str) -> None:
+        url = f"http://{_host(ip)}:{port}{path}"
+        headers = _bearer(token) | {"Content-Type": "application/json"}
+        try:
+            async with self._open().put(url, data=body.encode(), headers=headers) as response:
                 if response.status != 200:
-                    raise ScrapeError(f"HTTP {response.status}: {(await response.text())[:300]}")
+                    failure = Refused if response.status in (409, 413, 422) else ScrapeError
+                    raise failure(f"HTTP {response.status}: {(await response.text())[:300]}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ScrapeError(f"{type(error).__name__}: {error}") from error
 
@@ -160,6 +183,10 @@ def parse_report(body: bytes, now: float) -> Report:
             requests=int(told["acceptance"]["requests"]),
             steps={int(key): int(entry["steps"]) for key, entry in told["steps"]["perK"].items()},
             fallback=f"{fallback['where']}: {fallback['error']}" if fallback else "",
+            started_at=float(told.get("startedAt") or 0.0),
+            restored=str((told.get("state") or {}).get("restored") or ""),
+            recent=tuple(entry.get("recent") for entry in told["acceptance"]["positions"]),
+            step_ms={int(k): float(e["stepMs"]) for k, e in told["steps"]["perK"].items() if e.get("stepMs")},
             graphs={str(mode): int(count) for mode, count in told["engine"]["graphs"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -39,3 +39,11 @@ class Report:
     """Where an exception of the agent's own made K static, and which one; empty while all is well."""
     graphs: Mapping[str, int] = field(default_factory=dict)
     """Decode steps by CUDA-graph mode since its engine began; empty where vLLM does not tell."""
+    started_at: float = 0.0
+    """When its engine's process began, seconds since the epoch."""
+    restored: str = ""
+    """Where its knowledge of earlier traffic came from: `volume` or `port`; empty for nowhere."""
+    recent: tuple[float | None, ...] = ()
+    """Recent conditional acceptance by position; None where nothing was drafted of late."""
+    step_ms: Mapping[int, float] = field(default_factory=dict)
+    """Recent time of a step in milliseconds, by the K that it verified."""

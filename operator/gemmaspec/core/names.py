@@ -12,6 +12,7 @@ OWNER_LABEL: Final = f"{identity.GROUP}/deploy"
 REVISION_LABEL: Final = f"{identity.GROUP}/revision"
 K_ANNOTATION: Final = f"{identity.GROUP}/k"
 ACTUATOR_ANNOTATION: Final = f"{identity.GROUP}/actuator"
+LEARNED_ANNOTATION: Final = f"{identity.GROUP}/learned"
 
 ENGINE_CONTAINER: Final = "engine"
 ENGINE_MOUNT: Final = "/etc/gemmaspec/engine"
@@ -50,6 +51,11 @@ def selector_text(name: str) -> str:
 def revision_object(name: str, revision: str) -> str:
     """Name of the Deployment and ConfigMap of one revision."""
     return f"{name}-{revision}"
+
+
+def learned_object(name: str) -> str:
+    """Name of the ConfigMap with what the agents have learnt; no revision (a hash) is called so."""
+    return f"{name}-learned"
 
 
 def endpoint(name: str, namespace: str, port: int) -> str:

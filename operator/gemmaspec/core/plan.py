@@ -212,6 +212,13 @@ def config_map(owner: Owner, revision: str, files: Mapping[str, str], pin: str) 
     }
 
 
+def learned_config_map(owner: Owner, gist: str) -> dict[str, Any]:
+    """What agents have learnt, without its data; ``gist`` is the annotation of :mod:`gemmaspec.core.learned`."""
+    metadata = _metadata(owner, names.learned_object(owner.name))
+    metadata["annotations"] = {names.LEARNED_ANNOTATION: gist}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
 def deployment(
     owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str], agent: str | None = None
 ) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gemmaspec.api import identity
-from gemmaspec.core import caches, control, drift, live, memory, rollout, status
+from gemmaspec.core import caches, control, drift, learned, live, memory, names, rollout, status
 from gemmaspec.core.acceptance import lifetime, window
 from gemmaspec.core.agent import Wanted
 from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
+from gemmaspec.core.learned import Restore, Save
 from gemmaspec.core.observation import Child, Observation, Pod, Sample
 from gemmaspec.core.plan import Plan, engine_identity, plan
 from gemmaspec.core.pod import by_label
@@ -78,7 +79,7 @@ class Delete:
     child: Child
 
 
-Action = Create | Apply | Reset | Delete | Steer
+Action = Create | Apply | Reset | Delete | Steer | Save | Restore
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
     actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts, scale))
     if agent:
         actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
+        actions += () if observation.foreign else tuple(learned.steps(observation, planned.engine))
     return Decision(actions=actions, status=body, wake_after=_wake(observation, change), reading=reading)
 
 
@@ -298,6 +300,8 @@ def _actions(
         actions += _ensure(observation, body)
     settled = scale.complete and facts.ready >= resolved.spec.replicas
     kept = {(body["kind"], body["metadata"]["name"]) for body in (*planned.shared, planned.config, deployment)}
+    if facts.live:
+        kept.add(("ConfigMap", names.learned_object(observation.resource.owner.name)))
     for child in _own(observation):
         if (child.kind, child.name) in kept:
             continue

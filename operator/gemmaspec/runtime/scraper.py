@@ -107,6 +107,15 @@ class Scraper:
             await self._engines.steer(pod.ip, AGENT_PORT, token, wanted)
             await self._ask_agent(key, pod)
 
+    async def state(self, key: Key, pod: Pod) -> str:
+        """What the pod's agent has learnt. Raises ScrapeError."""
+        return await self._engines.state(pod.ip or "", AGENT_PORT, self._token_of(key))
+
+    async def teach(self, key: Key, pod: Pod, state: str) -> None:
+        """Give the pod's agent what another one has learnt, and hear what it says then. Raises ScrapeError."""
+        await self._engines.teach(pod.ip or "", AGENT_PORT, self._token_of(key), state)
+        await self._ask_agent(key, pod)
+
     def reports(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Report]]:
         """What these pods' agents said in the last minute, by pod uid."""
         return {pod.uid: tuple(self._reports[pod.uid]) for pod in pods if pod.uid in self._reports}

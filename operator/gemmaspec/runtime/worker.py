@@ -12,12 +12,14 @@ from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, S
 from gemmaspec.adapters.engine import ScrapeError
 from gemmaspec.api import identity
 from gemmaspec.core import moment, status
+from gemmaspec.core.learned import Restore, Save
 from gemmaspec.core.observation import Foreign, Observation, Resource
 from gemmaspec.core.problem import Problem
 from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Reset, Settings, Steer, reconcile
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.board import Board
 from gemmaspec.runtime.cache import Cache, controller_of
+from gemmaspec.runtime.knowledge import Knowledge
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
 
@@ -48,6 +50,7 @@ class Worker:
         self._scraper = scraper
         self._settings = settings
         self.board = Board(scraper, clock)
+        self._knowledge = Knowledge(cluster, cache, scraper)
         self._foreign: dict[Key, dict[tuple[str, str], Foreign]] = {}
 
     async def run(self) -> None:
@@ -172,6 +175,10 @@ class Worker:
                     metrics.SCRAPE_ERRORS.inc()
                     log.warning("%s/%s: the agent of %s does not take its settings: %s", *key, pod.name, failure)
                     self._queue.wake_after(key, STEER_RETRY_SECONDS)
+            case Save():
+                await self._knowledge.save(key, action)
+            case Restore():
+                await self._knowledge.restore(key, action)
             case Delete(child):
                 metrics.WRITES.labels(child.kind).inc()
                 await self._cluster.delete(child.kind, key[0], child.name, child.uid)
@@ -224,6 +231,7 @@ class Worker:
 
     def _forget(self, key: Key) -> None:
         self._foreign.pop(key, None)
+        self._knowledge.forget(key)
         self._queue.forget(key)
         self.board.drop(key)
 

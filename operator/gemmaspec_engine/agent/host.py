@@ -56,6 +56,8 @@ class Agent:
         self.started = time.time()
         self.errors: dict[str, int] = {}
         self.start_error = ""
+        self.restored = ""
+        """Where what the policies knew at the start came from: `volume`, `port`, or nowhere."""
         self.controller = Controller(engine.ks, self._start_settings())
         self.tally = Tally(engine.positions)
         self.progress = Progress(engine.token_budget, config.stall_seconds)
@@ -227,6 +229,7 @@ class Agent:
                 "missed": self.controller.missed,
                 "perK": {str(k): per_k.as_json() for k, per_k in sorted(tally.per_k.items())},
             },
+            "state": {"restored": self.restored},
             "progress": self.livez()[1],
             "overhead": self.overhead.quantiles(),
             "exceptions": dict(self.controller.exceptions),

@@ -111,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
                 value = json.loads(body)
                 if path == "/state":
                     agent.controller.load_state(value if isinstance(value, dict) else {})
+                    agent.restored = "port"
                     self._json(200, agent.k_json())
                 else:
                     self._json(200, agent.put_k(value))

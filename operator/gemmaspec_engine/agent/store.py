@@ -32,6 +32,7 @@ def restore(agent: Agent) -> str:
     saved = agent.controller.saved_settings(state)
     agent.controller.load_state(state)
     agent.controller.apply(saved)
+    agent.restored = "volume" if state["policies"] else ""
     return f"mode {saved.mode}, learnt by {', '.join(state['policies']) or 'none'}"
 
 
