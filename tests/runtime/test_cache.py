@@ -141,7 +141,8 @@ def test_what_no_decision_reads_is_not_kept() -> None:
     assert "status" not in kept.body
     assert "managedFields" not in kept.body["metadata"]
     assert kept.unplanned == (("f:spec", "f:type"),)
-    assert "data" not in store("ConfigMap", {**body, "kind": "ConfigMap"}).body
+    data = {"gemmaspec_engine.launch.py": "print()", "spec.json": "{}"}
+    assert store("ConfigMap", {**body, "kind": "ConfigMap", "data": data}).body["data"] == {"spec.json": "{}"}
     assert kept.order == 5
     assert store("Service", child(5)).child().owner_uid == "owner"
 

@@ -23,7 +23,15 @@ KEY = ("ns", "tiny")
 FILES = {"gemmaspec_engine/launch.py": "print()\n"}
 NEXT = {"namespace": "ns", "name": "tiny", "uid": "successor"}
 CONTROL = {"windowSeconds": 60, "minDrafts": 100, "minDwellSeconds": 10, "recovery": {"holdSeconds": 600}}
-SPEC: dict[str, Any] = {"recipe": "tiny-cpu", "replicas": 1, "speculative": {"control": CONTROL}}
+# An idle engine is taken as soon as it serves, and nothing of earlier revisions is kept.
+QUICK = {"initialDelaySeconds": 0, "timeoutSeconds": 0, "onInconclusive": "Promote"}
+ROLLOUT = {"revisionHistoryLimit": 0, "analysis": QUICK}
+SPEC: dict[str, Any] = {
+    "recipe": "tiny-cpu",
+    "replicas": 1,
+    "speculative": {"control": CONTROL},
+    "rollout": ROLLOUT,
+}
 
 
 class Operator:

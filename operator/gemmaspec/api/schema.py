@@ -18,6 +18,10 @@ class Model(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
+    def body(self) -> dict[str, Any]:
+        """The JSON form, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
 
 def rules(*validations: dict[str, Any]) -> dict[str, Any]:
     """Attach CEL rules to a model or a field (``json_schema_extra``)."""

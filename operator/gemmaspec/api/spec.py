@@ -587,9 +587,65 @@ class Cache(Model):
     }
 
 
+class Strategy(StrEnum):
+    """How a new revision takes the boxes: one first, or all."""
+
+    CANARY = "Canary"
+    ALL_AT_ONCE = "AllAtOnce"
+
+
+class OnInconclusive(StrEnum):
+    """What follows when too little was measured to tell whether a revision is worse."""
+
+    HOLD = "Hold"
+    PROMOTE = "Promote"
+
+
+class Analysis(Model):
+    """How a new revision is judged against the last good one. Without a last good one nothing is judged."""
+
+    initial_delay_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = Field(
+        None, description="How long a new engine serves before its speed counts. Default 30."
+    )
+    min_drafts: Annotated[int, Field(ge=20, le=1_000_000)] | None = Field(
+        None, description="Least number of drafts of the new engine before its acceptance is judged. Default 400."
+    )
+    max_loss_percent: Annotated[int, Field(ge=1, le=90)] | None = Field(
+        None,
+        description="Loss of tokens per step, or of tokens per second of a request, that is too much. Default 20.",
+    )
+    failure_limit: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        None, description="Restarts of a new engine that are no reason to go back. Default 1."
+    )
+    progress_deadline_seconds: Annotated[int, Field(ge=5, le=172_800)] | None = Field(
+        None,
+        description="A new engine that is not ready this long after it was asked for is given up. Default "
+        "startupSeconds + drainSeconds + 600.",
+    )
+    timeout_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = Field(
+        None, description="After this long of service without enough evidence onInconclusive applies. Default 600."
+    )
+    on_inconclusive: OnInconclusive | None = Field(
+        None,
+        description="`Hold` (default) leaves the new revision where it is and goes on measuring; `Promote` takes it.",
+    )
+
+
 class Rollout(Model):
     """How engines start, stop and are replaced."""
 
+    strategy: Strategy | None = Field(
+        None,
+        description="`Canary` (default): one box first, the others after the analysis; `AllAtOnce`: all boxes. With "
+        "one replica both replace it. Either goes back to the last good revision when the new one is worse.",
+    )
+    max_unavailable: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="Engines that may be missing while a judged revision takes the other boxes. Default 1."
+    )
+    revision_history_limit: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="Earlier revisions that are kept beside the running and the last good one. Default 2."
+    )
+    analysis: Analysis | None = Field(None, description="How a new revision is judged.")
     drain_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
         30, description="How long a leaving engine may finish running requests before they are cut."
     )

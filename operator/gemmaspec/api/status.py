@@ -6,7 +6,7 @@ Every field here is written by one module (:mod:`gemmaspec.core.status`). State 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -79,6 +79,7 @@ class ThroughputStatus(Model):
     tokens_per_second: float | None = Field(None, description="Generated tokens per second, all replicas together.")
     step_milliseconds: float | None = Field(None, description="Mean time between two outputs of a request.")
     running_requests: float | None = Field(None, description="Requests that run on an engine, mean over the window.")
+    batch: float | None = Field(None, description="Requests that a step serves, idle time left out.")
     measured_at: str | None = Field(None, description="End of the window.")
 
 
@@ -110,6 +111,23 @@ class HistoryEntry(Model):
     message: Text = Field(description="Sentence for people, with the numbers.")
     from_k: int | None = Field(None, description="K before.")
     to_k: int | None = Field(None, description="K after.")
+    revision: str | None = Field(None, description="Revision that the decision is about, where it is no change of K.")
+
+
+class RolloutStatus(Model):
+    """Where the rollout of what the spec asks for stands. Memory of the machine: it may change between releases."""
+
+    pin: str | None = Field(None, description="Hash of all that needs a restart, K apart, as the spec asks for it.")
+    attempt: str | None = Field(None, description="Hash of the pin and of the rules that it is judged by.")
+    phase: str | None = Field(None, description="`Analysing`, `Promoted` or `RolledBack`.")
+    reason: str | None = Field(None, description="Stable word for programs.")
+    message: Text | None = Field(None, description="Sentence for people.")
+    since: str | None = Field(None, description="Since when engines of it are asked for.")
+    good_pin: str | None = Field(None, description="Pin of the last good revision.")
+    kept_k: KStatus | None = Field(None, description="K of the last good revision while another one is judged.")
+    kept_control: ControlState | None = Field(None, description="Its rollback machine, meanwhile.")
+    kept_acceptance: AcceptanceStatus | None = Field(None, description="Its acceptance, to compare with.")
+    kept_throughput: ThroughputStatus | None = Field(None, description="Its speed, to compare with.")
 
 
 class EngineStatus(Model):
@@ -130,7 +148,7 @@ class GemmaSpecDeployStatus(Model):
     observed_generation: int | None = Field(None, description="Generation of the spec that this status is for.")
     conditions: list[Condition] | None = Field(
         None,
-        description="Ready, Reconciling, Stalled, Preflight, EngineHealthy, SpeculationHealthy.",
+        description="Ready, Reconciling, Stalled, Preflight, EngineHealthy, SpeculationHealthy, RolledBack.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int | None = Field(None, description="Engine pods that exist.")
@@ -138,7 +156,14 @@ class GemmaSpecDeployStatus(Model):
     selector: str | None = Field(None, description="Label selector of the engine pods, for the scale subresource.")
     endpoint: str | None = Field(None, description="OpenAI-compatible base URL inside the cluster.")
     target: str | None = Field(None, description="Target model after the recipe was resolved.")
-    revision: str | None = Field(None, description="Revision that the operator drives to.")
+    revision: str | None = Field(
+        None, description="Revision that the operator drives to: the spec's, or the last good one after a return."
+    )
+    last_good_revision: str | None = Field(None, description="Revision that was judged good, and is returned to.")
+    rejected_revision: str | None = Field(
+        None, description="Revision that the spec asks for and that is not tried again until the spec changes."
+    )
+    rollout: RolloutStatus | None = Field(None, description="Where the rollout stands.")
     k: KStatus | None = Field(None, description="K, as asked for and as it is.")
     acceptance: AcceptanceStatus | None = Field(None, description="What drafts earn.")
     throughput: ThroughputStatus | None = Field(None, description="Generation speed.")
@@ -147,7 +172,3 @@ class GemmaSpecDeployStatus(Model):
         None, description="The last decisions, oldest first.", json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
     engine: EngineStatus | None = Field(None, description="The engine that runs.")
-
-    def body(self) -> dict[str, Any]:
-        """The JSON form, absent fields left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -57,6 +57,7 @@ def throughput(previous: Mapping[str, Any] | None, recent: Window, now: float, d
         tokens_per_second=round(speed, 1),
         step_milliseconds=None if milliseconds is None else round(milliseconds, 2),
         running_requests=round(recent.running, 1),
+        batch=round(recent.batch, 1),
         measured_at=moment.text(now),
     )
     return fresh.model_dump(mode="json", by_alias=True, exclude_none=True)

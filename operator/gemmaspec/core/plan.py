@@ -1,5 +1,8 @@
 """The plan: every object that a resource needs, as values.
 
+A *revision* is the hash of all that needs a restart. Its *pin* is the same hash K apart: a new K is a new revision of
+the same pin, moved by the K policy and never put on trial.
+
 ``plan`` is a function of the resolved spec, the effective K and the engine files. Replica counts of revisions
 are no part of it: :mod:`gemmaspec.core.rollout` sets them from what is observed.
 """
@@ -9,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gemmaspec.api import identity
-from gemmaspec.api.spec import Accelerator, TransformersMode
+from gemmaspec.api.spec import Accelerator, Method, TransformersMode
 from gemmaspec.core import caches, live, names
 from gemmaspec.core.owner import Owner as Owner
 from gemmaspec.core.pod import config_key, pod_template
@@ -29,10 +32,11 @@ DEVICES = {Accelerator.GB10: "cuda", Accelerator.ANY: "discrete", Accelerator.CP
 
 @dataclass(frozen=True)
 class Plan:
-    """Objects of a resource. ``shared`` serve every revision; the other two belong to ``revision``."""
+    """Objects of a resource. ``shared`` serve every revision; config and deployment belong to ``revision``."""
 
     owner: Owner
     revision: str
+    pin: str
     k: int
     engine: str
     shared: tuple[dict[str, Any], ...]
@@ -48,16 +52,18 @@ def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str], age
     """
     if agent:
         k = max(live.grid(resolved))
-    pin = pin_file(resolved, files)
-    revision = revision_of(owner.name, resolved, k, files, pin, agent)
+    proved = pin_file(resolved, files)
+    revision = revision_of(owner.name, resolved, k, files, proved, agent)
+    pin = pin_of(owner.name, resolved, files, proved, agent)
     return Plan(
         owner=owner,
         revision=revision,
+        pin=pin,
         k=k,
         engine=engine_identity(resolved),
         shared=(service_account(owner), service(owner, resolved), disruption_budget(owner)),
-        config=config_map(owner, revision, files, pin),
-        deployment=deployment(owner, resolved, k, revision, files, agent),
+        config=config_map(owner, revision, files, proved, resolved.given),
+        deployment=deployment(owner, resolved, k, revision, files, agent, pin),
     )
 
 
@@ -73,6 +79,12 @@ def revision_of(
     """Name of the revision: the hash of all that needs a restart (pod template, engine files, pin)."""
     template = pod_template(name, resolved, k, "", files, agent)
     return digest([template, dict(files), pin])[:REVISION_LENGTH]
+
+
+def pin_of(name: str, resolved: Resolved, files: Mapping[str, str], pin: str, agent: str | None = None) -> str:
+    """The revision's hash, K apart: of what it would be with one draft token a step."""
+    k = 0 if resolved.method is Method.OFF else 1
+    return revision_of(name, replace(resolved, k=k), k, files, pin, agent)
 
 
 def engine_identity(resolved: Resolved) -> str:
@@ -200,9 +212,14 @@ def disruption_budget(owner: Owner) -> dict[str, Any]:
     }
 
 
-def config_map(owner: Owner, revision: str, files: Mapping[str, str], pin: str) -> dict[str, Any]:
-    """The engine files of a revision. Immutable: a running engine never sees them change."""
+def config_map(
+    owner: Owner, revision: str, files: Mapping[str, str], pin: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The engine files of a revision, and the spec that renders it: from that a later K of it is rendered when the
+    spec asks for another. Immutable: a running engine never sees them change.
+    """
     data = {config_key(path): text for path, text in sorted(files.items())} | {"pin.json": pin}
+    data[names.SPEC_KEY] = json.dumps(given, sort_keys=True, separators=(",", ":"))
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -220,12 +237,12 @@ def learned_config_map(owner: Owner, gist: str) -> dict[str, Any]:
 
 
 def deployment(
-    owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str], agent: str | None = None
+    owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str], agent: str | None, pin: str
 ) -> dict[str, Any]:
     """The Deployment of one revision. Its template never changes; only its replica count does."""
     match = names.selector(owner.name) | {names.REVISION_LABEL: revision}
     metadata = _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision})
-    metadata["annotations"] = {names.K_ANNOTATION: str(k)}
+    metadata["annotations"] = {names.K_ANNOTATION: str(k), names.PIN_ANNOTATION: pin}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

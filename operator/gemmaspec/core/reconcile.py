@@ -7,13 +7,27 @@ Order matters for crashes. A decision that carries state (K moved, a drafter pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gemmaspec.api import identity
-from gemmaspec.core import caches, control, drift, learned, live, memory, names, rollout, status
+from gemmaspec.core import (
+    caches,
+    canary,
+    control,
+    drift,
+    learned,
+    live,
+    memory,
+    names,
+    rollout,
+    status,
+    trial,
+)
 from gemmaspec.core.acceptance import lifetime, window
 from gemmaspec.core.agent import Wanted
+from gemmaspec.core.analysis import Answer, Verdict
+from gemmaspec.core.canary import Rollout, Turn
 from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
 from gemmaspec.core.learned import Restore, Save
@@ -122,30 +136,92 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
     if observation.resource.deleting:
         return Decision()  # garbage collection removes the children
     try:
-        resolved = resolve(observation.resource.spec, settings.recipes)
-        _allowed(resolved, settings)
-        unavailable = live.problem(resolved, bool(settings.key))
-        if unavailable:
-            raise Stalling(unavailable)
+        asked = _resolved(observation.resource.spec, settings)
+        turn = _begin(observation, asked, settings)
+        if turn.stored:
+            return turned(turn, _begun_revision(observation, asked, settings, turn), asked, observation.now)
+        running = trial.last_good(observation, turn.rollout) if turn.rollout.returned else None
+        resolved = asked if running is None else _resolved(running, settings)
     except Stalling as stalling:
         return Decision(status=status.stalled(observation, stalling.problems))
+    return _drive(observation, resolved, turn.rollout, settings)
+
+
+def _resolved(spec: Mapping[str, Any], settings: Settings) -> Resolved:
+    """The spec, complete. Raises Stalling where it can't be made so here."""
+    resolved = resolve(spec, settings.recipes)
+    _allowed(resolved, settings)
+    unavailable = live.problem(resolved, bool(settings.key))
+    if unavailable:
+        raise Stalling(unavailable)
+    return resolved
+
+
+def _plan(observation: Observation, resolved: Resolved, k: int, settings: Settings) -> Plan:
+    agent = _agent(observation, resolved, settings)
+    return plan(observation.resource.owner, resolved, k, settings.live_files if agent else settings.files, agent)
+
+
+def _begin(observation: Observation, asked: Resolved, settings: Settings) -> Turn:
+    """What the spec by itself changes about the rollout."""
+    before, now = observation.resource.status, observation.now
+    pin = _plan(observation, asked, asked.k, settings).pin
+    wanted = Rollout(pin, trial.attempt(pin, asked), since=now if asked.spec.replicas else None)
+    known = canary.load(before)
+    judged = known is not None and known.pin != pin and not known.on_trial
+    measured = {**before, **trial.measured(observation, asked)} if judged else before
+    return canary.begin(known, wanted, measured, now)
+
+
+def _begun_revision(observation: Observation, asked: Resolved, settings: Settings, turn: Turn) -> str:
+    if not turn.rollout.on_trial:
+        return turn.rollout.stable
+    known = memory.load(turn.status)
+    same = known is not None and (known.engine, known.desired) == (engine_identity(asked), asked.k)
+    return _plan(observation, asked, known.effective if known and same else asked.k, settings).revision
+
+
+def turned(turn: Turn, revision: str, resolved: Resolved, now: float) -> Decision:
+    """Store a turn of the rollout; the next pass acts on it."""
+    kind = "Warning" if turn.rollout.returned else "Normal"
+    events = (Event(kind, turn.reason, turn.message),) if turn.reason else ()
+    body = canary.stored(turn, revision, now, status.HISTORY)
+    reading = Reading(str(resolved.control.mode), resolved.spec.replicas)
+    return Decision(status=body, events=events, wake_after=0.0, reading=reading)
+
+
+def _drive(observation: Observation, resolved: Resolved, known: Rollout, settings: Settings) -> Decision:
+    """Bring what runs closer to ``resolved``: the spec's revision, or the last good one after a return."""
     agent = _agent(observation, resolved, settings)
     change, evidence = decide_k(observation, resolved, agent is not None)
-    files = settings.live_files if agent else settings.files
-    planned = plan(observation.resource.owner, resolved, change.state.effective, files, agent)
-    scale = rollout.scale(planned.revision, resolved.spec.replicas, _asked(observation), observation.pods)
-    facts = _facts(observation, resolved, planned, change, evidence, scale, live=agent is not None)
+    if known.on_trial:
+        change = trial.frozen(memory.load(observation.resource.status), change)
+    planned = _plan(observation, resolved, change.state.effective, settings)
+    kept = trial.kept(_own(observation), planned, known)
+    if kept is not None:
+        planned = replace(planned, revision=kept)
+    goal = trial.goal(resolved, planned.revision, known)
+    unavailable = trial.unavailable(resolved, known)
+    scale = rollout.scale(goal, resolved.spec.replicas, _asked(observation), observation.pods, unavailable)
+    facts = _facts(observation, resolved, planned, change, evidence, scale, goal, known, live=agent is not None)
+    verdict = trial.judge(observation, resolved, known, change, evidence, facts)
+    if verdict is not None and verdict.answer in (Answer.PROMOTE, Answer.REJECT):
+        turn = trial.turn(known, planned.revision, verdict, observation.resource.status)
+        return turned(turn, turn.rollout.stable, resolved, observation.now)
+    facts = replace(facts, rollout=trial.settled(known, planned, facts), verdict=verdict)
     body = status.working(observation, facts)
     reading = _reading(resolved, facts)
-    known = memory.load(observation.resource.status)
-    if known is not None and memory.load(body) != known:
+    state = memory.load(observation.resource.status)
+    if state is not None and memory.load(body) != state:
         # The state of the machine changed: store it, act in the next pass.
         return Decision(status=body, events=_events(change), wake_after=0.0, reading=reading)
-    actions = () if observation.foreign else tuple(_actions(observation, planned, resolved, facts, scale))
+    own = () if kept is not None else (planned.config, planned.deployment)
+    actions = () if observation.foreign else tuple(_actions(observation, planned.shared, own, facts, scale))
     if agent:
         actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
-        actions += () if observation.foreign else tuple(learned.steps(observation, planned.engine))
-    return Decision(actions=actions, status=body, wake_after=_wake(observation, change), reading=reading)
+        if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
+            actions += tuple(learned.steps(observation, planned.engine))
+    return Decision(actions=actions, status=body, wake_after=_wake(observation, change, verdict), reading=reading)
 
 
 def _reading(resolved: Resolved, facts: status.Facts) -> Reading:
@@ -247,10 +323,12 @@ def _facts(
     change: Change,
     evidence: Evidence,
     scale: rollout.Scale,
+    goal: Mapping[str, int],
+    known: Rollout,
     *,
     live: bool,
 ) -> status.Facts:
-    wanted = resolved.spec.replicas
+    wanted = goal[planned.revision]
     # A pod that was evicted stays as an object: its last words are no engine's.
     current = [pod for pod in observation.pods if pod.revision == planned.revision and pod.occupies]
     return status.Facts(
@@ -268,6 +346,9 @@ def _facts(
         ),
         complete=scale.complete,
         pods=current,
+        boxes=wanted,
+        serving=sum(1 for pod in observation.pods if pod.ready and pod.revision in goal),
+        rollout=known,
         live=live,
     )
 
@@ -291,21 +372,27 @@ def _asked(observation: Observation) -> dict[str, int]:
 
 
 def _actions(
-    observation: Observation, planned: Plan, resolved: Resolved, facts: status.Facts, scale: rollout.Scale
+    observation: Observation,
+    shared: Sequence[Mapping[str, Any]],
+    own: Sequence[Mapping[str, Any]],
+    facts: status.Facts,
+    scale: rollout.Scale,
 ) -> list[Action]:
     """Everything that brings the children to the plan: shared objects, the revision's, replica counts, pruning."""
-    deployment = _with_replicas(planned.deployment, scale.replicas[planned.revision])
+    count = scale.replicas[facts.revision]
+    bodies = [*shared, *(_with_replicas(body, count) if body["kind"] == "Deployment" else body for body in own)]
     actions: list[Action] = []
-    for body in (*planned.shared, planned.config, deployment):
+    for body in bodies:
         actions += _ensure(observation, body)
-    settled = scale.complete and facts.ready >= resolved.spec.replicas
-    kept = {(body["kind"], body["metadata"]["name"]) for body in (*planned.shared, planned.config, deployment)}
+    settled = scale.complete and facts.serving >= facts.resolved.spec.replicas
+    kept = {(body["kind"], body["metadata"]["name"]) for body in bodies}
     if facts.live:
         kept.add(("ConfigMap", names.learned_object(observation.resource.owner.name)))
+    history = trial.remembered(_own(observation), facts)
     for child in _own(observation):
         if (child.kind, child.name) in kept:
             continue
-        if child.revision is None or settled:
+        if child.revision is None or (settled and child.revision not in history):
             actions.append(Delete(child))
         elif child.kind == "Deployment" and child.replicas != scale.replicas.get(child.revision, 0):
             actions.append(_resize(child, scale.replicas.get(child.revision, 0)))
@@ -347,10 +434,10 @@ def _events(change: Change) -> tuple[Event, ...]:
     return (Event(kind, change.reason, change.message),)
 
 
-def _wake(observation: Observation, change: Change) -> float | None:
+def _wake(observation: Observation, change: Change, verdict: Verdict | None) -> float | None:
     if observation.foreign:
         return FOREIGN_RETRY_SECONDS
-    until = change.state.hold_until
-    if until is None or until <= observation.now:
-        return None  # what a trial still waits for is traffic or a pod, and both wake
-    return max(1.0, until - observation.now)
+    # What a trial of K still waits for is traffic or a pod, and both wake.
+    times = [at for at in (change.state.hold_until, verdict.again if verdict else None) if at is not None]
+    due = [at - observation.now for at in times if at > observation.now]
+    return max(1.0, min(due)) if due else None

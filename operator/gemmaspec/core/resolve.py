@@ -58,7 +58,10 @@ class ControlSettings:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A spec that a plan can be made of: complete, and without contradictions that the schema can't see."""
+    """A spec that a plan can be made of: complete, and without contradictions that the schema can't see.
+
+    given: what the user wrote, the recipe's values not merged in.
+    """
 
     spec: GemmaSpecDeploySpec
     recipe: Recipe | None
@@ -69,6 +72,7 @@ class Resolved:
     control: ControlSettings
     accelerator: Accelerator
     port: int
+    given: Mapping[str, Any]
 
     @property
     def vllm(self) -> tuple[int, ...] | None:
@@ -126,6 +130,7 @@ def resolve(spec: Mapping[str, Any], recipes: Recipes) -> Resolved:
         control=_control(parsed),
         accelerator=(nodes.accelerator if nodes else None) or Accelerator.GB10,
         port=parsed.service.port or DEFAULT_PORT,
+        given=spec,
     )
 
 

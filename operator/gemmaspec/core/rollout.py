@@ -15,31 +15,43 @@ from gemmaspec.core.observation import Pod
 
 @dataclass(frozen=True)
 class Scale:
-    """Replica counts by revision, and whether the current revision is all there is."""
+    """Replica counts by revision, and whether the goal is all there is."""
 
     replicas: Mapping[str, int]
     complete: bool
 
 
-def scale(current: str, wanted: int, asked: Mapping[str, int], pods: Sequence[Pod]) -> Scale:
-    """Next replica counts.
+def goal(current: str, stable: str | None, wanted: int, *, one_first: bool) -> dict[str, int]:
+    """Boxes by revision to drive to, the proved revision first: ``one_first`` gives ``current`` a single one."""
+    if not stable or stable == current or not one_first or wanted < 2:
+        return {current: wanted}
+    return {stable: wanted - 1, current: 1}
 
-    current: the revision to drive to. wanted: ``spec.replicas``. asked: replica counts of the Deployments that exist
-    (``current`` may be missing). pods: engine pods of every revision.
+
+def scale(
+    goal: Mapping[str, int], wanted: int, asked: Mapping[str, int], pods: Sequence[Pod], unavailable: int = 1
+) -> Scale:
+    """Next replica counts on the way to ``goal``.
+
+    wanted: ``spec.replicas``. asked: replica counts of the Deployments that exist. pods: engine pods of every
+    revision. unavailable: engines that may be missing meanwhile, as far as we are the cause.
     """
-    old = {revision: count for revision, count in asked.items() if revision != current}
     held = Counter(pod.revision for pod in pods if pod.occupies)
-    # A Deployment just told to shrink may not have marked its pod yet, and one just told to grow may not have
-    # made it: take the larger of what is asked for and what exists.
-    taken = sum(max(held[revision], old.get(revision, 0)) for revision in {*old, *held} - {current})
-    leaving = sum(1 for pod in pods if pod.revision == current and pod.terminating)
-    room = max(0, wanted - taken - leaving)
-    now = asked.get(current, 0)
-    replicas = _lower_old(old, wanted, _serving(asked, pods))
-    # Room only bounds growth: a shortage of it is no reason to take down an engine that is wanted.
-    replicas[current] = max(room, min(now, wanted))
-    complete = taken == 0 and replicas[current] == wanted and held[current] <= wanted
-    return Scale(replicas, complete)
+    leaving = Counter(pod.revision for pod in pods if pod.terminating)
+    replicas = _lower(goal, asked, _serving(asked, pods), max(0, wanted - unavailable))
+    # A Deployment just told to shrink may not have marked its pod yet, one whose pod leaves makes another at once:
+    # the larger of what exists and what is asked for counts.
+    boxes = Counter({revision: max(held[revision], asked.get(revision, 0)) for revision in {*asked, *held}})
+    for revision, most in goal.items():
+        others = boxes.total() - boxes[revision]
+        # Room only bounds growth: a shortage of it is no reason to take down an engine that is wanted.
+        room = wanted - others - leaving[revision]
+        now = replicas.get(revision, 0)
+        replicas[revision] = max(now, min(most, room))
+        boxes[revision] = max(boxes[revision], replicas[revision] + leaving[revision])
+    strangers = any(count and revision not in goal for revision, count in held.items())
+    there = all(replicas[revision] == most and held[revision] <= most for revision, most in goal.items())
+    return Scale(replicas, there and not strangers and not any(replicas[r] for r in replicas if r not in goal))
 
 
 def _serving(asked: Mapping[str, int], pods: Sequence[Pod]) -> dict[str, int]:
@@ -48,12 +60,14 @@ def _serving(asked: Mapping[str, int], pods: Sequence[Pod]) -> dict[str, int]:
     return {revision: min(count, ready[revision]) for revision, count in asked.items()}
 
 
-def _lower_old(old: Mapping[str, int], wanted: int, serving: Mapping[str, int]) -> dict[str, int]:
-    """Old revisions give up at once what does not serve, and of what serves all but the last ``wanted`` - 1."""
-    spare = max(0, sum(serving.values()) - max(0, wanted - 1))
-    lowered: dict[str, int] = {}
-    for revision in sorted(old):
-        cut = min(serving[revision], spare)
-        lowered[revision] = serving[revision] - cut
+def _lower(goal: Mapping[str, int], asked: Mapping[str, int], serving: Mapping[str, int], floor: int) -> dict[str, int]:
+    """What is too much gives up at once what does not serve, and of what serves all but ``floor`` in sum."""
+    spare = max(0, sum(serving.values()) - floor)
+    lowered = dict(asked)
+    for revision in sorted(asked, key=lambda revision: (revision in goal, revision)):
+        excess = max(0, asked[revision] - goal.get(revision, 0))
+        idle = min(excess, asked[revision] - serving[revision])
+        cut = min(excess - idle, spare)
+        lowered[revision] -= idle + cut
         spare -= cut
     return lowered

@@ -8,8 +8,9 @@ from typing import Any
 
 from gemmaspec.api.spec import Mode
 from gemmaspec.api.status import EngineStatus, GemmaSpecDeployStatus, HistoryEntry, KStatus
-from gemmaspec.core import agenthealth, figures, memory, moment, names, replicas
+from gemmaspec.core import agenthealth, analysis, canary, figures, memory, moment, names, replicas
 from gemmaspec.core.acceptance import Window
+from gemmaspec.core.canary import Rollout
 from gemmaspec.core.control import Change, ControlState
 from gemmaspec.core.health import Health, proof_text
 from gemmaspec.core.observation import Foreign, Observation, Pod
@@ -17,6 +18,8 @@ from gemmaspec.core.problem import Problem
 from gemmaspec.core.resolve import Resolved
 
 HISTORY = 20
+# Conditions that speak of what runs: they stand while the spec can't be made so.
+_KEPT = ("Preflight", "EngineHealthy", "SpeculationHealthy", "RolledBack")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a pass found out about a resource that can be made so."""
+    """What a pass found out about a resource that can be made so.
+
+    boxes: engines that ``revision`` shall have. serving: ready engines of it and of the one that it is compared with.
+    """
 
     resolved: Resolved
     revision: str
@@ -40,7 +46,11 @@ class Facts:
     health: Health
     complete: bool
     pods: Sequence[Pod]
+    boxes: int
+    serving: int
+    rollout: Rollout
     live: bool = False
+    verdict: analysis.Verdict | None = None
 
     @property
     def ready(self) -> int:
@@ -64,7 +74,7 @@ def stalled(observation: Observation, problems: Sequence[Problem]) -> dict[str, 
         Verdict("Stalled", "True", problems[0].reason, message),
     ]
     kept = [Verdict(c["type"], c["status"], c["reason"], c["message"]) for c in status.get("conditions", ())]
-    verdicts += [entry for entry in kept if entry.type in ("Preflight", "EngineHealthy", "SpeculationHealthy")]
+    verdicts += [entry for entry in kept if entry.type in _KEPT]
     status["observedGeneration"] = observation.resource.generation
     status["replicas"] = sum(1 for pod in observation.pods if pod.occupies)
     status["selector"] = names.selector_text(observation.resource.owner.name)
@@ -82,6 +92,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         preflight(facts.pods),
         Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
         speculation(observation, resolved, state),
+        rolled_back(facts),
     ]
     decided = facts.change.moved
     body = GemmaSpecDeployStatus(
@@ -97,6 +108,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         engine=_engine(facts),
         history=_history(previous, facts.change, state, observation),
     ).body()
+    body |= canary.fields(facts.rollout)
     body["conditions"] = conditions(observation, verdicts)
     body["acceptance"] = figures.acceptance(previous.get("acceptance"), facts.recent, observation.now, decided)
     body["throughput"] = figures.throughput(previous.get("throughput"), facts.recent, observation.now, decided)
@@ -128,8 +140,14 @@ def _ready(facts: Facts) -> Verdict:
     wanted = facts.resolved.spec.replicas
     if wanted == 0:
         return Verdict("Ready", "True", "ScaledToZero", "replicas is 0")
+    if facts.rollout.returned and facts.ready >= wanted:
+        words = f"{facts.ready} of {wanted} engines of the last good revision {facts.revision} serve"
+        return Verdict("Ready", "True", "ServingLastGood", words)
     if facts.ready >= wanted:
         return Verdict("Ready", "True", "Serving", f"{facts.ready} of {wanted} engines of this revision serve")
+    if facts.rollout.on_trial and facts.serving >= wanted:
+        words = f"{facts.serving} of {wanted} engines serve, {facts.ready} of them of the revision on trial"
+        return Verdict("Ready", "True", "Serving", words)
     if facts.health.status == "False":
         return Verdict("Ready", "False", facts.health.reason, facts.health.message)
     return Verdict("Ready", "False", "Starting", f"{facts.ready} of {wanted} engines of this revision serve")
@@ -149,9 +167,42 @@ def _progress(observation: Observation, facts: Facts) -> list[Verdict]:
             Verdict("Stalled", "True", facts.health.reason, facts.health.message),
         ]
     clear = Verdict("Stalled", "False", "Progressing", "nothing stands in the way")
+    known = facts.rollout
+    if known.on_trial and not _held(facts):
+        words = facts.verdict.message if facts.verdict else f"driving to revision {facts.revision}"
+        return [Verdict("Reconciling", "True", "Analysing", f"revision {facts.revision} is on trial: {words}"), clear]
+    if known.returned and facts.complete and facts.ready >= facts.resolved.spec.replicas:
+        waiting = "the last good revision runs; waiting for another spec"
+        return [
+            Verdict("Reconciling", "False", "RolledBack", waiting),
+            Verdict("Stalled", "True", "RolledBack", known.message),
+        ]
     if facts.complete and (facts.ready >= facts.resolved.spec.replicas):
         return [Verdict("Reconciling", "False", "Settled", "what runs is what the spec asks for"), clear]
     return [Verdict("Reconciling", "True", "RollingOut", f"driving to revision {facts.revision}"), clear]
+
+
+def _held(facts: Facts) -> bool:
+    """Whether all boxes run the revision on trial, and nothing but traffic can tell how it does."""
+    held = facts.verdict is not None and facts.verdict.answer is analysis.Answer.HOLD
+    wanted = facts.resolved.spec.replicas
+    return wanted == 0 or (held and facts.boxes == wanted)
+
+
+def rolled_back(facts: Facts) -> Verdict:
+    """The condition RolledBack: whether the last good revision runs in place of the spec's."""
+    known = facts.rollout
+    if known.returned:
+        return Verdict("RolledBack", "True", known.reason, known.message)
+    if known.on_trial:
+        reason, words = "Analysing", "it is not ready yet"
+        if facts.verdict is not None:
+            reason, words = facts.verdict.reason, facts.verdict.message
+        told = f"revision {facts.revision} is compared with {known.stable}: {words}"
+        return Verdict("RolledBack", "False", reason, told)
+    if known.good:
+        return Verdict("RolledBack", "False", known.reason, known.message)
+    return Verdict("RolledBack", "False", "FirstRevision", "there is no earlier revision to go back to")
 
 
 def _foreign(foreign: Foreign) -> str:

@@ -98,6 +98,9 @@ def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     # A ConfigMap of ours is immutable: its data need not be compared, and is by far the largest part.
     left_out = {"data"} if kind == "ConfigMap" else set() if kind == identity.KIND else {"status"}
     kept = {key: value for key, value in body.items() if key not in left_out}
+    if kind == "ConfigMap":  # of its data only the spec that rendered it: a return renders from that
+        spec = (body.get("data") or {}).get(names.SPEC_KEY)
+        kept["data"] = {names.SPEC_KEY: spec} if spec else {}
     if kind == "Deployment":  # of its status only why pods are refused: the rest is the pods' to tell
         conditions = body.get("status", {}).get("conditions", ())
         kept["status"] = {"conditions": [entry for entry in conditions if entry["type"] == "ReplicaFailure"]}
