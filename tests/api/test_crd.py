@@ -140,14 +140,15 @@ def test_lists_are_bounded_and_say_how_they_merge() -> None:
 
 
 def test_typed_and_allowed_flags_are_disjoint() -> None:
-    assert not set(flags.TYPED) & flags.ALLOWED
-    for name in (*flags.TYPED, *flags.ALLOWED):
+    groups = (set(flags.TYPED), flags.SWITCHES, flags.VALUED)
+    assert len(set().union(*groups)) == sum(map(len, groups))
+    for name in (*flags.TYPED, *flags.SWITCHES, *flags.VALUED):
         assert flags.flag_of(name) == name, f"{name} would never be found"
 
 
 def test_nothing_that_blinds_or_bypasses_the_operator_is_allowed() -> None:
     """Without statistics there is no acceptance; classes, plug-ins and middleware would run foreign code."""
-    for name in flags.ALLOWED:
+    for name in (*flags.SWITCHES, *flags.VALUED):
         assert name != "--disable-log-stats"
         assert not re.search(r"-cls$|plugin|middleware|trust|worker|^--config$|api-key|^--(host|port|model)$", name), (
             name

@@ -108,7 +108,7 @@ def test_port_and_drain() -> None:
 
 
 def test_extra_arguments_come_last_and_as_they_are() -> None:
-    given = ["--attention-backend", "FLASH_ATTN", "--seed=1", "--async-scheduling"]
+    given = ["--attention-backend=FLASH_ATTN", "--seed=1", "--async-scheduling"]
     assert arguments(f"engine: {{extraArgs: {json.dumps(given)}}}") == FRAME + given
 
 

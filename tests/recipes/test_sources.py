@@ -35,9 +35,9 @@ def options(tokens: list[str]) -> dict[str, str | None]:
     name = "--model"
     for token in tokens:
         if token.startswith("--"):
-            name = token
+            name, _, value = token.partition("=")
             assert name not in found, f"{name} is given twice"
-            found[name] = None
+            found[name] = value or None
         else:
             found[name] = token
     return found

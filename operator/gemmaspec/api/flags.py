@@ -2,11 +2,13 @@
 
 ``extraArgs`` is an allow-list: argparse accepts abbreviations, dotted keys and short forms, so that a list of
 forbidden flags could always be walked around. A token is normalised (``_`` to ``-``, the part before ``=`` and
-before a dot) before it is looked up.
+before a dot) before it is looked up. Flag and value are one item, ``--name=value``: a word alone is vLLM's positional
+argument where the flag before it is a switch, and a rule of one item can't see its neighbour.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 # flag -> the typed field that sets it
@@ -44,22 +46,27 @@ TYPED: Final[dict[str, str]] = {
     "--shutdown-timeout": "rollout.drainSeconds",
 }
 
-# Flags that tune the engine without touching what the operator decides, proves or guards.
-ALLOWED: Final[frozenset[str]] = frozenset(
+# Flags that tune the engine without touching what the operator decides, proves or guards: switches, and those that
+# take a value.
+SWITCHES: Final[frozenset[str]] = frozenset(
     {
         "--async-scheduling",
         "--no-async-scheduling",
-        "--attention-backend",
-        "--block-size",
-        "--chat-template-content-format",
-        "--compilation-config",
-        "--cudagraph-capture-sizes",
         "--enable-flashinfer-autotune",
         "--no-enable-flashinfer-autotune",
         "--enable-force-include-usage",
         "--enable-log-requests",
         "--no-enable-log-requests",
         "--enable-prompt-tokens-details",
+        "--skip-mm-profiling",
+    }
+)
+VALUED: Final[frozenset[str]] = frozenset(
+    {
+        "--attention-backend",
+        "--block-size",
+        "--chat-template-content-format",
+        "--compilation-config",
         "--generation-config",
         "--hf-overrides",
         "--kernel-config",
@@ -80,7 +87,6 @@ ALLOWED: Final[frozenset[str]] = frozenset(
         "--prefix-caching-hash-algo",
         "--scheduling-policy",
         "--seed",
-        "--skip-mm-profiling",
         "--tensor-parallel-size",
         "--tokenizer-mode",
         "--uvicorn-log-level",
@@ -100,20 +106,46 @@ def extra_args_rules() -> list[dict[str, Any]]:
     """
     flag = "self.split('=')[0].split('.')[0].replace('_', '-')"
     typed = "{" + ", ".join(f"'{name}': '{field}'" for name, field in sorted(TYPED.items())) + "}"
-    known = "[" + ", ".join(f"'{name}'" for name in sorted([*TYPED, *ALLOWED])) + "]"
+    known = _list([*TYPED, *SWITCHES, *VALUED])
     return [
-        {
-            "rule": f"!({flag} in {typed})",
-            "messageExpression": f"self + ' contradicts the typed field spec.' + {typed}[{flag}] + "
-            "'; remove it from extraArgs and set that field'",
-            "message": "contradicts a typed field; remove it from extraArgs and set the field",
-            "reason": "FieldValueForbidden",
-        },
-        {
-            "rule": f"!self.startsWith('-') || self.matches('^-[0-9.]+$') || {flag} in {known}",
-            "messageExpression": "self + ' is not among the flags that extraArgs takes; write flags in full, as "
-            "--name (the list is in docs/reference.md)'",
-            "message": "not among the flags that extraArgs takes; write flags in full, as --name",
-            "reason": "FieldValueForbidden",
-        },
+        _rule(
+            f"!({flag} in {typed})",
+            "contradicts a typed field; remove it from extraArgs and set the field",
+            f"' contradicts the typed field spec.' + {typed}[{flag}] + '; remove it from extraArgs and set that field'",
+        ),
+        _rule(
+            # Behind a switch, a word alone would be vLLM's positional argument: another model.
+            "self.startsWith('-')",
+            "is no flag; write a flag and its value as one item, --name=value",
+        ),
+        _rule(
+            f"!self.startsWith('-') || {flag} in {known}",
+            "is not among the flags that extraArgs takes; write flags in full, as --name (the list is in "
+            "docs/reference.md)",
+        ),
+        _rule(
+            f"!({flag} in {_list(VALUED)}) || self.contains('=')",
+            "has no value; write flag and value as one item, --name=value",
+        ),
+        _rule(f"!({flag} in {_list(SWITCHES)}) || !self.contains('=')", "takes no value; write the flag alone"),
+        _rule(
+            f"{flag} != '--tensor-parallel-size' || self.endsWith('=1')",
+            "spreads one engine over several GPUs, and one engine is one box here; remove it, and set spec.replicas "
+            "for more boxes",
+        ),
     ]
+
+
+def _list(names: Iterable[str]) -> str:
+    return "[" + ", ".join(f"'{name}'" for name in sorted(names)) + "]"
+
+
+def _rule(condition: str, message: str, saying: str | None = None) -> dict[str, Any]:
+    """A rule of one item: the item, then ``message`` or the CEL expression ``saying``."""
+    quoted = message.replace("'", "\\'")
+    return {
+        "rule": condition,
+        "messageExpression": f"self + {saying}" if saying else f"self + ' {quoted}'",
+        "message": message,
+        "reason": "FieldValueForbidden",
+    }

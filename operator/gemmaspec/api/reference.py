@@ -37,7 +37,7 @@ def render() -> str:
         "",
         "## Flags that `engine.extraArgs` takes",
         "",
-        *(f"- `{flag}`" for flag in sorted(flags.ALLOWED)),
+        *(f"- `{flag}`" for flag in sorted([*flags.SWITCHES, *(f"{name}=…" for name in flags.VALUED)])),
         "",
         "Flags that belong to a field:",
         "",

@@ -282,16 +282,9 @@ class Engine(Model):
         | None
     ) = Field(
         None,
-        description="Further vLLM flags, each token one item. Only flags of a known list are taken, and none "
-        "that a typed field sets.",
-        json_schema_extra=rules(
-            rule(
-                "size(self) == 0 || self[0].startsWith('-')",
-                "extraArgs begins with something that is no flag; begin with one, as --name",
-                saying="'extraArgs begins with ' + self[0] + ', which is no flag; begin with one, as --name'",
-            )
-        )
-        | {"x-kubernetes-list-type": "atomic"},
+        description="Further vLLM flags, each with its value one item: `--name` or `--name=value`. Only flags of a "
+        "known list are taken, and none that a typed field sets.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     env: Annotated[list[EnvVar], Field(max_length=32)] | None = Field(
         None,

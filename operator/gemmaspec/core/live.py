@@ -76,17 +76,7 @@ def _refusal(resolved: Resolved, steerable: bool) -> str:
     known = compat.find(_version(resolved))
     if known is not None and known.patches:
         return f"vLLM {known.version} needs patches in the engine that the operator does not bring; use 0.32 or later"
-    tensor = _value_after(extra, "--tensor-parallel-size")
-    return compat.refusal(_version(resolved), tensor=int(tensor) if tensor and tensor.isdigit() else 1)
-
-
-def _value_after(tokens: Sequence[str], flag: str) -> str | None:
-    for i, entry in enumerate(tokens):
-        if entry == flag and i + 1 < len(tokens):
-            return tokens[i + 1]
-        if entry.startswith(f"{flag}="):
-            return entry.split("=", 1)[1]
-    return None
+    return compat.refusal(_version(resolved))
 
 
 def grid(resolved: Resolved) -> tuple[int, ...]:
