@@ -50,12 +50,11 @@ def test_a_model_path_that_does_not_exist_is_told(failing: Failing) -> None:
 
 
 def test_a_crash_loop_ends_parked_with_the_engines_last_error(failing: Failing) -> None:
-    """A cache larger than the machine shows only after the weights were loaded: every boot fails anew."""
-    cache = [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "4000"}]  # GiB
-    resource = failing.apply("crashes", engine={"env": cache}, rollout={"maxRestarts": 0})
+    """A cache that holds no request of full length shows only after the weights were loaded: every boot fails anew."""
+    resource = failing.apply("crashes", memory={"kvCacheBytes": 65536}, rollout={"maxRestarts": 0})
     first = resource.wait_condition("EngineHealthy", "False", _FAIL_SECONDS)
-    assert "4000" in first["message"]
-    assert "4000" in _parked(resource)["message"]
+    assert "1024" in first["message"], "maxModelLen"
+    assert "1024" in _parked(resource)["message"]
     assert _restarts(resource) >= 1
     assert condition(resource.read(), "Ready")["status"] == "False"
 

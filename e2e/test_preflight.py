@@ -68,11 +68,9 @@ CASES: Final = (
         "utilization",
         "UtilizationDoesNotFit",
         "spec.memory.utilization",
-        {
-            "memory": {"utilization": 0.98, "reserveGiB": 4},  # more than there is in all, so final
-            "engine": {"env": [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "0"}]},  # the recipe gives a size
-        },
+        {"memory": {"utilization": 0.98, "reserveGiB": 4}},  # more than there is in all, so final
     ),
+    Case("kv-cache", "KVCacheDoesNotFit", "kvCacheBytes to at most", {"memory": {"kvCacheBytes": 4000 << 30}}),
     Case(
         "known-bad",
         "MoeBackendRefused",

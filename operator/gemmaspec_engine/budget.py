@@ -43,6 +43,8 @@ class Budget:
     drafter: int
     kv: int
     overhead: int
+    held: str = ""
+    """What the KV cache holds, in words."""
 
     @property
     def total(self) -> int:
@@ -52,7 +54,7 @@ class Budget:
     def __str__(self) -> str:
         return (
             f"{gib(self.total)} = weights {gib(self.weights)} + drafter {gib(self.drafter)} + "
-            f"KV cache {gib(self.kv)} + overhead {gib(self.overhead)}"
+            f"KV cache {gib(self.kv)}{self.held and f' ({self.held})'} + overhead {gib(self.overhead)}"
         )
 
 
@@ -96,13 +98,18 @@ def _window(config: Mapping[str, Any]) -> int | None:
     return int(found) if found else None
 
 
-def budget(config: Mapping[str, Any], request: Request, weights: int, drafter: int, overhead: int) -> Budget:
-    """What the engine needs so that ``max_num_seqs`` sequences of full length fit at once.
+def budget(
+    config: Mapping[str, Any], request: Request, weights: int, drafter: int, overhead: int, kv: int | None = None
+) -> Budget:
+    """What the engine needs so that ``max_num_seqs`` sequences of full length fit at once, or ``kv`` bytes of cache.
 
     The Gemma 4 assistant has no KV cache of its own: it reads the target's.
     """
-    kv = kv_bytes_per_sequence(config, request) * request.max_num_seqs
-    return Budget(weights, drafter, kv, overhead)
+    if kv is not None:
+        return Budget(weights, drafter, kv, overhead, "kvCacheBytes")
+    each = kv_bytes_per_sequence(config, request)
+    held = f"{request.max_num_seqs} × {request.max_model_len} tokens of {each / request.max_model_len / 1024:.1f} KiB"
+    return Budget(weights, drafter, each * request.max_num_seqs, overhead, held)
 
 
 def utilization_for(needed: Budget, total: int) -> float:

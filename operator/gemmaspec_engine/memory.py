@@ -75,7 +75,7 @@ def weigh(pin: MemoryPin, figures: Figures, vllm: str | None) -> Verdict:
         return _weigh_unified(pin, pin.utilization, figures, figure_for(vllm))
     if pin.device == "cpu" and pin.needed_bytes is not None:
         return _weigh_cpu(pin.needed_bytes + pin.reserve_bytes, figures)
-    return Verdict(True, 0, figures.available, None, "no memory to wait for")
+    return Verdict(True, 0, figures.available, None, "")
 
 
 def _weigh_unified(pin: MemoryPin, utilization: float, figures: Figures, figure: str) -> Verdict:

@@ -29,7 +29,7 @@ from gemmaspec_engine.finding import Finding
 from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.state import RESULT, write_json
 
-__all__ = ["main"]
+__all__ = ["main", "summary"]
 
 _EX_TEMPFAIL, _EX_CONFIG = 75, 78
 
@@ -65,6 +65,7 @@ class Preflight:
             return
         if self.pin.memory.mode == "Auto" or self.pin.memory.device == "cpu":
             self._wait_until_it_fits()
+        self.findings += verdict.judge_kv_cache(self.pin, self.facts, memory.read())
 
     def _wait_until_it_fits(self) -> None:
         deadline = time.monotonic() + self.pin.preflight.memory_seconds
@@ -88,7 +89,8 @@ class Preflight:
         """Ask vLLM, in a process that has the engine's environment."""
         out = Path(self.pin.state_dir) / "probe.json"
         out.unlink(missing_ok=True)
-        options = ["--weights"] if self.pin.memory.mode == "Auto" else []
+        sized = any(word.startswith("--kv-cache-memory-bytes") for word in self.arguments)
+        options = ["--weights"] if sized or self.pin.memory.mode == "Auto" else []
         command = [sys.executable, "-m", "gemmaspec_engine.probe", str(out), self.stages, *options, "--"]
         environment = engine_environment(self.pin, os.environ, mount.package())
         if _all_cached(self.arguments):
@@ -169,12 +171,13 @@ def _dead(said: str, code: int) -> Finding:
     return Finding(found.reason, f"preflight's probe died: {found.message}", found.remedy, deterministic=False)
 
 
-def _summary(result: Mapping[str, Any]) -> bytes:
-    """The termination message: at most 1 KiB, whole JSON, hashes shortened."""
-    fields = {name: result[name] for name in result if name not in ("findings", "resolved", "memory", "stages")}
+def summary(result: Mapping[str, Any]) -> bytes:
+    """The termination message: at most 1 KiB, whole JSON, hashes shortened. A failure's own words hold the sum."""
+    left_out = ("findings", "resolved", "stages", *(() if result["ok"] else ("memory",)))
+    fields = {name: result[name] for name in result if name not in left_out}
     fields["patches"] = _few(result["patches"])
     fields = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
-    return termination.fit(fields, ("message", "remedy"))
+    return termination.fit(fields, ("message", "remedy", "memory"))
 
 
 def _few(patches: Mapping[str, str], budget: int = 300) -> dict[str, str]:
@@ -196,7 +199,7 @@ def _finish(result: dict[str, Any], state_dir: str | None) -> int:
         except OSError as error:
             print(f"gemmaspec preflight: cannot write {state_dir}/{RESULT}: {error}", file=sys.stderr)
             result |= {"ok": False, "deterministic": False, "reason": "StateUnwritable", "message": str(error)}
-    termination.write_bytes(_summary(result))
+    termination.write_bytes(summary(result))
     said = f"gemmaspec preflight: {result['reason']}: {result['message']} {result['remedy']}".rstrip()
     print(said, file=sys.stderr, flush=True)
     if result["ok"] or (result["deterministic"] and state_dir is not None):

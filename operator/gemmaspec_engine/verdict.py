@@ -12,7 +12,7 @@ from gemmaspec_engine.finding import Finding
 from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.versions import matches, within
 
-__all__ = ["Memory", "judge", "judge_memory"]
+__all__ = ["Memory", "judge", "judge_kv_cache", "judge_memory"]
 
 Facts = Mapping[str, Any]
 
@@ -199,7 +199,7 @@ def judge_memory(pin: Pin, facts: Facts | None, figures: memory.Figures) -> Memo
             finding = Finding("BudgetUnknown", f"the memory budget cannot be computed: {error!r}", remedy)
             return Memory((finding,), None, "")
         utilization = budget.utilization_for(needed, figures.total)
-        text = f"{needed}; of {memory.gib(figures.total)} that is utilization {utilization:g}. "
+        text = f"{needed}; of {memory.gib(figures.total)} that is utilization {utilization:g}; "
         wanted = replace(wanted, utilization=utilization)
     if wanted.device == "cpu":
         wanted, figures = _as_vllm_on_cpu(wanted, facts, figures)
@@ -243,9 +243,42 @@ def _needed(pin: Pin, facts: Facts) -> budget.Budget:
         max_num_batched_tokens=resolved["maxNumBatchedTokens"],
         kv_element_bytes=_element_bytes(resolved["cacheDtype"], resolved["dtype"]),
     )
-    overhead = pin.memory.overhead_bytes
-    overhead = budget.DEFAULT_OVERHEAD_BYTES if overhead is None else overhead
-    return budget.budget(facts["configs"]["target"], request, weights["target"], weights.get("drafter", 0), overhead)
+    config, drafter = facts["configs"]["target"], weights.get("drafter", 0)
+    return budget.budget(config, request, weights["target"], drafter, _overhead(pin), resolved.get("kvCacheBytes"))
+
+
+def _overhead(pin: Pin) -> int:
+    if pin.memory.overhead_bytes is not None:
+        return pin.memory.overhead_bytes
+    return 0 if pin.memory.device == "cpu" else budget.DEFAULT_OVERHEAD_BYTES
+
+
+def judge_kv_cache(pin: Pin, facts: Facts, figures: memory.Figures) -> list[Finding]:
+    """Does a KV cache of a given size fit beside the weights?  vLLM takes it as it is, whatever the utilization.
+
+    On a GB10 all of the engine must stay within its budget, since that is what the scheduler counts; on a CPU within
+    what is free; of a GPU with memory of its own nothing is known here.
+    """
+    kv, device = (facts.get("resolved") or {}).get("kvCacheBytes"), pin.memory.device
+    if not kv or device == "discrete" or pin.memory.mode == "Auto":
+        return []
+    sizes = {who: found for who, found in (facts.get("weights") or {}).items() if isinstance(found, int)}
+    needed = budget.Budget(sizes.get("target", 0), sizes.get("drafter", 0), kv, _overhead(pin), "kvCacheBytes")
+    if device == "cpu":
+        total = min(figures.total, figures.cgroup_limit or figures.total)
+        room = figures.available if figures.cgroup_left is None else min(figures.available, figures.cgroup_left)
+        named, never = "free", needed.total > total
+    else:
+        share = pin.memory.utilization or 0.0
+        room, never = int(share * figures.total), True
+        named = f"in the engine's budget (utilization {share:g} of {memory.gib(figures.total)})"
+    if needed.total <= room:
+        return []
+    most = max(0, room - (needed.total - kv))
+    remedy = f"Set spec.memory.kvCacheBytes to at most {most}" if most else "Use smaller weights"
+    remedy += ", or free memory on the box." if device == "cpu" else ", or raise spec.memory.utilization."
+    text = f"{needed} needed, {memory.gib(room)} {named}"
+    return [Finding("KVCacheDoesNotFit", text, remedy, deterministic=never)]
 
 
 def _element_bytes(cache: str, model: str) -> int:

@@ -107,6 +107,9 @@ def test_what_preflight_says() -> None:
     proof = pod(told(ok=True, reason="Proved", message="m", vllm="0.32.0", patches={"b": "2", "a": "1"})).proof
     assert proof is not None
     assert (proof.ok, proof.reason, proof.vllm, proof.patches) == (True, "Proved", "0.32.0", (("a", "1"), ("b", "2")))
+    summed = pod(told(ok=True, reason="Proved", memory="9 GiB = weights 8 GiB\n + overhead 1 GiB")).proof
+    assert summed is not None
+    assert summed.memory == "9 GiB = weights 8 GiB + overhead 1 GiB"
     refused = pod(told(ok=False, reason="FilesChanged", message="m", remedy="r", deterministic=True)).proof
     assert refused is not None
     assert (refused.ok, refused.deterministic, refused.remedy) == (False, True, "r")

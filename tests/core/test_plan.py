@@ -216,6 +216,27 @@ def test_volumes_and_mounts_fit() -> None:
             assert {mount["name"] for mount in container["volumeMounts"]} <= set(volumes)
 
 
+def test_the_first_container_waits_for_every_secret() -> None:
+    """A Secret that is missing is told at once: the kubelet looks for it when it makes the container that names it."""
+    pod = planned(read("full-gb10")).deployment["spec"]["template"]["spec"]
+    named = [_secrets(container) for container in (*pod["initContainers"], *pod["containers"])]
+    assert named[0] == set().union(*named) == {"hub", "api", "keys"}
+
+
+def _secrets(container: dict[str, Any]) -> set[str]:
+    sources = [variable.get("valueFrom", {}).get("secretKeyRef") for variable in container["env"]]
+    return {source["name"] for source in sources if source}
+
+
+def test_no_port_twice() -> None:
+    for file in RESOURCES:
+        pod = planned(read(file.stem)).deployment["spec"]["template"]["spec"]
+        ports = [
+            port["containerPort"] for c in (*pod["initContainers"], *pod["containers"]) for port in c.get("ports", ())
+        ]
+        assert len(ports) == len(set(ports))
+
+
 def test_no_environment_variable_twice() -> None:
     for file in RESOURCES:
         for container in planned(read(file.stem)).deployment["spec"]["template"]["spec"]["containers"]:

@@ -137,6 +137,13 @@ def summary(status: dict[str, Any]) -> dict[str, Any]:
     return shown | {"k": (status.get("k") or {}).get("effective"), "conditions": conditions}
 
 
+def test_the_memory_sum_is_shown() -> None:
+    told = "96.0 GiB = weights 20.0 GiB + drafter 1.0 GiB + KV cache 67.0 GiB + overhead 8.0 GiB"
+    proof = Proof(True, "Proved", "", utilization=0.79, memory=told)
+    _, status = decide(observed(SPEC, pods=(replace(POD, proof=proof),)))
+    assert (status["engine"]["utilization"], status["engine"]["memory"]) == (0.79, told)
+
+
 def test_conditions_of_every_state(golden: Callable[[str, str], None]) -> None:
     table = {}
     for name, observation in STATES.items():

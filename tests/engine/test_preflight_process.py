@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import gemmaspec_engine
+from gemmaspec_engine.preflight import summary
 from tests.engine import fake_image
 from tests.engine.gemma4 import assistant, target_31b
 
@@ -167,12 +168,22 @@ def test_auto_hands_the_utilization_to_the_launcher(pod: Pod) -> None:
     utilization = pod.result["utilization"]
     assert 0 < utilization < 0.9
     assert "weights 0.0 GiB + drafter 0.0 GiB + KV cache" in pod.result["memory"]
+    assert pod.last_words["memory"] == pod.result["memory"]
     done = pod.run(*pod.serve(), module="launch")
     assert "serving" in done.stdout, done.stderr
     assert f"utilization {utilization:g} ×" in done.stderr
     (pod.root / "state" / "preflight.json").unlink()
     assert pod.run(*pod.serve(), module="launch").returncode == 78
     assert pod.last_words["reason"] == "PreflightMissing"
+
+
+def test_a_kv_cache_larger_than_the_machine_is_refused(pod: Pod) -> None:
+    arg_utils = pod.root / "image" / "vllm" / "engine" / "arg_utils.py"
+    arg_utils.write_text(arg_utils.read_text().replace("1 << 20", "1 << 50"))
+    assert pod.run(*pod.serve()).returncode == 0
+    assert pod.last_words["reason"] == "KVCacheDoesNotFit"
+    assert "1048576.0 GiB (kvCacheBytes)" in pod.last_words["message"]
+    assert (pod.result["ok"], pod.result["deterministic"]) == (False, True)
 
 
 def test_the_launcher_rehashes_the_patches(pod: Pod) -> None:
@@ -233,3 +244,18 @@ def test_many_long_patches_fit_the_message(pod: Pod) -> None:
     pod.pin(patches=patches, patchDir=str(pod.root / "patches"))
     assert pod.run(*pod.serve()).returncode == 0
     assert pod.last_words["reason"] == "PatchSourceMissing"
+
+
+def test_the_sum_is_whole_beside_many_patches() -> None:
+    """The longest words of a proof: ten patches, every warning, an Auto sum of six digits."""
+    shape = "1100.5 GiB = weights 262.0 GiB + drafter 10.9 GiB + KV cache 826.0 GiB (256 × 262144 tokens of 800.0 KiB)"
+    total = f"{shape} + overhead 8.0 GiB; of 1121.7 GiB that is utilization 0.98; "
+    told = total + "1103.4 GiB needed (utilization 0.98 × 1121.7 GiB = 1099.3 GiB, reserve 16.0 GiB), 1110.0 GiB free"
+    patched = {f"vllm.{'x' * 60}.module{at}": "1" * 64 for at in range(10)}
+    result: dict[str, Any] = {"stage": "preflight", "ok": True, "reason": "Proved", "remedy": "", "memory": told}
+    result |= {"message": "vLLM 0.32.0, transformers 5.19.0, 10 patch(es)", "deterministic": False}
+    result |= {"vllm": "0.32.0", "transformers": "5.19.0", "utilization": 0.98, "patches": patched, "dynamicK": True}
+    result |= {"warnings": ["DrafterQuantizationRequested", "DenseMtpSlow", "Fp8ScalesIgnored"], "seconds": 44.1}
+    content = summary(result)
+    assert len(content) <= 1024
+    assert json.loads(content)["memory"] == told

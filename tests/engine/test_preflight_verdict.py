@@ -9,7 +9,7 @@ import pytest
 
 from gemmaspec_engine.memory import GIB, Figures
 from gemmaspec_engine.pin import Pin, parse
-from gemmaspec_engine.verdict import judge, judge_memory
+from gemmaspec_engine.verdict import judge, judge_kv_cache, judge_memory
 from tests.engine.gemma4 import assistant, target_31b
 
 TOTAL = int(121.7 * GIB)
@@ -188,7 +188,53 @@ def test_auto_computes_and_explains() -> None:
     assert found.findings == ()
     assert found.utilization == pytest.approx(0.78, abs=0.02)
     assert "weights 20.0 GiB + drafter 1.0 GiB + KV cache" in found.text
-    assert "overhead 8.0 GiB" in found.text
+    assert "(4 × 262144 tokens of " in found.text
+    assert f"overhead 8.0 GiB; of 121.7 GiB that is utilization {found.utilization:g}; " in found.text
+
+
+def test_auto_takes_a_kv_cache_of_a_given_size_as_it_is() -> None:
+    sized = facts(resolved={"kvCacheBytes": 30 * GIB}) | {"weights": {"target": 20 * GIB, "drafter": GIB}}
+    found = judge_memory(auto(), sized, box(115))
+    assert found.utilization == pytest.approx(59 / 121.7, abs=0.01)
+    assert "KV cache 30.0 GiB (kvCacheBytes)" in found.text
+
+
+WEIGHTS = {"weights": {"target": 20 * GIB, "drafter": GIB}}
+
+
+@pytest.mark.parametrize(
+    ("pinned", "kv", "figures", "said", "remedy", "final"),
+    [
+        # 0.5 × 121.7 = 60.85 GiB; 20 + 1 + 8 are taken: 31.85 GiB = 34198678732 bytes are left for the cache.
+        (fixed(0.5), 32, box(115), "60.8 GiB in the engine's budget", "at most 341986", True),
+        (fixed(0.2), 1, box(115), "24.3 GiB in the engine's budget", "Use smaller weights, or raise", True),
+        (pin(memory={"device": "cpu"}), 80, box(100), "100.0 GiB free", f"at most {79 * GIB}, or free memory", False),
+        (pin(memory={"device": "cpu"}), 120, box(100), "100.0 GiB free", f"at most {79 * GIB}", True),
+        (pin(memory={"device": "cpu"}), 5, Figures(TOTAL, TOTAL, TOTAL, 3 * GIB, 9 * GIB), "3.0 GiB free", "", True),
+    ],
+)
+def test_a_kv_cache_that_does_not_fit_is_refused(
+    pinned: Pin, kv: int, figures: Figures, said: str, remedy: str, final: bool
+) -> None:
+    (found,) = judge_kv_cache(pinned, facts(resolved={"kvCacheBytes": kv * GIB}) | WEIGHTS, figures)
+    assert (found.reason, found.deterministic) == ("KVCacheDoesNotFit", final)
+    assert f"KV cache {kv}.0 GiB (kvCacheBytes)" in found.message
+    assert said in found.message
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("pinned", "kv"),
+    [
+        (fixed(0.5), 31 * GIB),
+        (fixed(0.85), None),
+        (pin(memory={"device": "cpu"}), 79 * GIB),
+        (pin(memory={"device": "discrete"}), 500 * GIB),  # whose memory that is cannot be seen from here
+    ],
+)
+def test_a_kv_cache_that_fits_or_has_no_size(pinned: Pin, kv: int | None) -> None:
+    assert judge_kv_cache(pinned, facts(resolved={"kvCacheBytes": kv}) | WEIGHTS, box(100)) == []
+    assert judge_kv_cache(pinned, {"versions": {}}, box(100)) == []  # stage A has read no config
 
 
 def test_auto_refuses_what_cannot_fit() -> None:

@@ -137,6 +137,9 @@ class EngineStatus(Model):
     transformers: str | None = Field(None, description="transformers version that the engine imports.")
     patches: dict[str, str] | None = Field(None, description="Replaced modules and the beginning of their SHA-256.")
     utilization: float | None = Field(None, description="Share of the device's memory that the engine plans with.")
+    memory: Text | None = Field(
+        None, description="The memory that the engine was found to need, as a sum, and what was free before it started."
+    )
     image: str | None = Field(None, description="Image that the spec or its recipe names.")
     image_digest: str | None = Field(None, description="Digest of the image that the pods run.")
     recipe: str | None = Field(None, description="Recipe and its version.")

@@ -75,6 +75,7 @@ class Proof:
     vllm: str | None = None
     transformers: str | None = None
     utilization: float | None = None
+    memory: str | None = None
     patches: tuple[tuple[str, str], ...] = ()
 
 
@@ -234,6 +235,7 @@ def _proof(status: Mapping[str, Any]) -> Proof | None:
             vllm=told.get("vllm"),
             transformers=told.get("transformers"),
             utilization=told.get("utilization"),
+            memory=_line(str(told["memory"])) if told.get("memory") else None,
             patches=tuple(sorted((told.get("patches") or {}).items())),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

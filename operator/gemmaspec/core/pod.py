@@ -64,7 +64,10 @@ def repositories(resolved: Resolved) -> list[str]:
 
 
 def weights_container(resolved: Resolved) -> dict[str, Any]:
-    """Brings target and drafter into the weight cache; reports its progress on the engine's port."""
+    """Brings target and drafter into the weight cache; reports its progress on the engine's port.
+
+    The port is declared once, by the engine: the API server warns of a second time.
+    """
     command = ["python3", "-m", "gemmaspec_engine.weights", "--port", str(resolved.port)]
     command += ["--state-dir", names.STATE_DIR]
     for repository in repositories(resolved):
@@ -76,7 +79,6 @@ def weights_container(resolved: Resolved) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "command": command,
         "env": [*environment(resolved), *_token(resolved)],
-        "ports": [{"name": "progress", "containerPort": resolved.port, "protocol": "TCP"}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount for mount in _mounts(resolved) if mount["name"] in mounted],
@@ -96,7 +98,9 @@ def preflight_container(resolved: Resolved, k: int, agent: str | None = None) ->
     if _overlay(resolved):
         mounts.append({"name": "overlay", "mountPath": names.OVERLAY_DIR})
     container = _container(resolved, k, names.PREFLIGHT_CONTAINER, "preflight", mounts, agent)
-    return {**container, "env": [*environment(resolved), *_token(resolved)]}
+    # The API key is of no use to preflight: with it, a Secret that is missing is told by the first container, and not
+    # only once the weights are there.
+    return {**container, "env": [*environment(resolved), *_token(resolved), *_api_key(resolved)]}
 
 
 def _container(
@@ -191,9 +195,14 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
         given.pop("HF_HUB_OFFLINE", None)
         fixed |= {"HF_HUB_OFFLINE": "1"} if engine or caches.sealed(resolved) else {}
     variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in given]
-    if engine and spec.service.api_key_secret_ref:
-        variables.append(_secret("VLLM_API_KEY", spec.service.api_key_secret_ref))
+    if engine:
+        variables += _api_key(resolved)
     return variables + list(given.values())
+
+
+def _api_key(resolved: Resolved) -> list[dict[str, Any]]:
+    ref = resolved.spec.service.api_key_secret_ref
+    return [_secret("VLLM_API_KEY", ref)] if ref else []
 
 
 def _token(resolved: Resolved) -> list[dict[str, Any]]:

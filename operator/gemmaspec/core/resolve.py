@@ -27,9 +27,10 @@ from gemmaspec.core.recipe import Prior, Recipe, Recipes
 
 DEFAULT_PORT = 8000
 # A field of the recipe that means nothing beside another value of the field before it: a commit of another
-# repository, a drafter for another method.
+# repository, a drafter for another method, a size of the KV cache that would silence a utilization.
 DEPENDENT = {
     "model": (("target", "revision"),),
+    "memory": (("utilization", "kvCacheBytes"), ("utilizationMode", "kvCacheBytes")),
     "speculative": (("method", "drafter"),),
     "speculative.drafter": (("model", "revision"),),
 }
@@ -148,25 +149,14 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any], path: str = "") -> 
             names = {entry["name"] for entry in value}
             merged[key] = [entry for entry in below if entry["name"] not in names] + list(value)
         elif here == "engine.extraArgs" and below:
-            merged[key] = _without(below, {flags.flag_of(token) for token in value}) + list(value)
+            mine = {flags.flag_of(item) for item in value}
+            merged[key] = [item for item in below if flags.flag_of(item) not in mine] + list(value)
         else:
             merged[key] = value
     for owner, dependent in DEPENDENT.get(path, ()):
         if dependent in base and dependent not in top and owner in top and top[owner] != base.get(owner):
-            del merged[dependent]
+            merged.pop(dependent, None)
     return merged
-
-
-def _without(tokens: list[str], names: set[str]) -> list[str]:
-    """``tokens`` less the flags ``names`` and their values."""
-    kept: list[str] = []
-    dropping = False
-    for token in tokens:
-        if token.startswith("-"):
-            dropping = flags.flag_of(token) in names
-        if not dropping:
-            kept.append(token)
-    return kept
 
 
 def _recipe(spec: Mapping[str, Any], recipes: Recipes) -> Recipe | None:

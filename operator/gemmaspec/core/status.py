@@ -271,6 +271,7 @@ def _engine(facts: Facts) -> EngineStatus:
         transformers=proof.transformers if proof else None,
         patches=dict(proof.patches) if proof and proof.patches else None,
         utilization=proof.utilization if proof else resolved.utilization,
+        memory=proof.memory if proof else None,
         image=resolved.image,
         image_digest=digests[0] if digests else None,
         recipe=f"{recipe.name} (version {recipe.version})" if recipe else None,
