@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -58,6 +59,10 @@ class Preflight:
     def _memory_now(self) -> None:
         if self.pin.memory.mode == "Fixed" and self.pin.memory.device != "cpu":
             self._wait_until_it_fits()
+        # Without the weights, which are not known yet: what is too large by itself.
+        given = dict(pairwise(self.arguments)).get("--kv-cache-memory-bytes", "")
+        kv = int(given) if given.isdecimal() else None
+        self.findings += verdict.judge_kv_cache(self.pin, {"resolved": {"kvCacheBytes": kv}}, memory.read())
 
     def _memory_after(self) -> None:
         """What needs the probe's facts: a computed utilization, and vLLM's own rule on a CPU."""
@@ -237,7 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     preflight = Preflight(pin, stage or "ab", words[at + 1 :])
     preflight.run()
-    return _finish(preflight.result() | {"seconds": round(time.monotonic() - started, 1)}, pin.state_dir)
+    took = {"seconds": round(time.monotonic() - started, 1), "processorSeconds": round(_processor_seconds(), 1)}
+    return _finish(preflight.result() | took, pin.state_dir)
+
+
+def _processor_seconds() -> float:
+    """Time that this process and the probe spent computing: what a busy machine does not change."""
+    own, probe = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + probe.ru_utime + probe.ru_stime
 
 
 if __name__ == "__main__":

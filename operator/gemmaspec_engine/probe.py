@@ -250,8 +250,8 @@ def _models(values: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
 def gather(arguments: list[str], stages: str, weights: bool) -> Facts:
     """All facts of the wanted stages ("a", "b" or "ab")."""
     facts: Facts = {"versions": _ask(versions)}
-    if "error" in facts["versions"]:
-        return facts
+    if "error" in facts["versions"] or verdict.wrong_image(mount.load(), facts["versions"]):
+        return facts | {"arguments": {}}  # what the wrong version would say of the rest is of no use
     namespace = _ask(lambda: parsed(arguments))
     if isinstance(namespace, dict):
         facts["arguments"] = namespace
@@ -268,8 +268,8 @@ def gather(arguments: list[str], stages: str, weights: bool) -> Facts:
         # vLLM's own configuration takes half a minute the first time: only when nothing else is wrong already.
         if not any(finding.fatal for finding in verdict.judge(mount.load(), facts, os.environ)):
             facts["resolved"] = _ask(lambda: resolved(namespace))
-        if weights:
-            facts["weights"] = {who: _ask(partial(weight_bytes, *model)) for who, model in models.items()}
+            if weights:
+                facts["weights"] = {who: _ask(partial(weight_bytes, *model)) for who, model in models.items()}
     return facts
 
 

@@ -12,7 +12,7 @@ from gemmaspec_engine.finding import Finding
 from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.versions import matches, within
 
-__all__ = ["Memory", "judge", "judge_kv_cache", "judge_memory"]
+__all__ = ["Memory", "judge", "judge_kv_cache", "judge_memory", "wrong_image"]
 
 Facts = Mapping[str, Any]
 
@@ -34,7 +34,9 @@ def judge(pin: Pin, facts: Facts, env: Mapping[str, str]) -> list[Finding]:
     versions = facts["versions"]
     if "error" in versions:
         return [_explained("ImportFailed", versions, "vLLM or transformers cannot be imported: ")]
-    findings = [*_versions(pin, versions), *_patches(pin, facts), *_arguments(facts), *_scheduler(facts)]
+    if wrong := wrong_image(pin, versions):
+        return wrong
+    findings = [*_patches(pin, facts), *_arguments(facts), *_scheduler(facts)]
     findings += [*_assistant(facts), *_configs(facts), *_known_bad(pin, facts, env)]
     if not any(finding.fatal for finding in findings) and "error" in (facts.get("resolved") or {}):
         findings.append(_explained("BadConfiguration", facts["resolved"], "vLLM refuses this configuration: "))
@@ -47,7 +49,8 @@ def _explained(otherwise: str, failure: Facts, said: str) -> Finding:
     return Finding(reason, said + failure["error"], known.remedy, deterministic=known.reason not in _PASSING)
 
 
-def _versions(pin: Pin, versions: Facts) -> list[Finding]:
+def wrong_image(pin: Pin, versions: Facts) -> list[Finding]:
+    """What speaks against the versions that the engine would import."""
     findings, wanted = [], pin.transformers
     if pin.vllm is not None and not matches(versions["vllm"], pin.vllm):
         text = f"the image has vLLM {versions['vllm']}, pinned is {pin.vllm}"
