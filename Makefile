@@ -29,19 +29,21 @@ test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
 campaign: $(VENV)/ready ## The tests that take minutes each and are no part of `make test`
 	$(BIN)/python -m pytest -m campaign $(ARGS)
 
-lint: $(VENV)/ready ## Style, types and import walls
+lint: $(VENV)/ready ## Style, types, import walls, and whether what is generated is fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo || $(BIN)/lint-imports
+	$(BIN)/python manifests/assemble.py --check
 
 klab: $(VENV)/ready ## The K policies in the lab; rewrites the table in docs/policy.md
 	$(BIN)/python -m bench.klab $(ARGS)
 
-generate: $(VENV)/ready ## Regenerate the CRD and the references
+generate: $(VENV)/ready ## Regenerate the CRD, the references, manifests/install.yaml and the chart's copies
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
 	$(BIN)/python -m gemmaspec.api.reference docs/reference.md
 	$(BIN)/python -m gemmaspec.runtime.metrics_reference docs/metrics.md
+	$(BIN)/python manifests/assemble.py
 
 matrix: $(VENV)/ready ## Drive the agent against every vLLM version and rewrite docs/live-k-matrix.*
 	cd e2e && PYTHONPATH=../operator ../$(BIN)/python -m matrix $(ARGS)

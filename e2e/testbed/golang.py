@@ -92,6 +92,12 @@ PROMETHEUS = GoModule(
     download=90,
     tags=("remove_all_sd", "enable_kubernetes_sd"),  # thirty clouds' clients would double the build
 )
+HELM = GoModule("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, download=80)
+HELM3 = GoModule("helm3", {"helm": "helm.sh/helm/v3/cmd/helm"}, download=10)  # shares most of its sources with HELM
+HELM_UNITTEST = GoModule(
+    "helmunittest", {"helm-unittest": "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"}, download=20
+)
+KUBE_SCORE = GoModule("kubescore", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}, download=20)
 KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
 
 

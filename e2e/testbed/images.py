@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dockerfile_parse import DockerfileParser
+
 from testbed.cache import digest_of
 from testbed.engine import ensure_engine
 from testbed.golang import PAUSE, PROMETHEUS, programs
@@ -20,13 +23,14 @@ from testbed.oci import Config, Image, Layer, Tree, image, layer
 from testbed.progress import clear_line, step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKERFILE = REPOSITORY / "operator" / "Dockerfile"
 OPERATOR_REPOSITORY = "gemmaspec.local/operator"
 ENGINE_REPOSITORY = "gemmaspec.local/vllm-cpu"
 NONROOT = 65532  # the number that distroless images made customary
 MODELS = REPOSITORY / "e2e" / "tinypair" / "pair"
 MODELS_INSIDE = "models/tiny-gemma4"
 
-_LAYOUT = "2"  # part of every key: raise it when the code below puts something else into a layer
+_LAYOUT = "3"  # part of every key: raise it when the code below puts something else into a layer
 _PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _LIBRARY = f"usr/local/lib/{_PYTHON}"
 _SITE = f"{_LIBRARY}/site-packages"
@@ -41,6 +45,9 @@ _UNUSED = {
     "site-packages",
     "dist-packages",
 }
+_SBOM = "usr/share/gemmaspec/sbom.cdx.json"
+_LICENSE = "usr/share/gemmaspec/LICENSE"
+_LOCKED = ("--frozen", "--no-dev", "--no-emit-project", "--quiet", "--project", str(REPOSITORY))
 _BUILD_SECONDS = 900.0
 _PASSWD = f"root:x:0:0::/root:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}::/home/nonroot:/sbin/nologin\n"
 _GROUP = f"root:x:0:\nnonroot:x:{NONROOT}:\n"
@@ -62,17 +69,41 @@ def operator_image(tag: str = "dev") -> Image:
     Three layers, each cached by what went into it: a change of the project's code rewrites a small one.
     """
     layers = [python_layer(), dependency_layer(), code_layer()]
-    environment = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": "/home/nonroot",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    start = ["/usr/local/bin/python3", "-m", "gemmaspec.runtime"]
-    user = f"{NONROOT}:{NONROOT}"
-    config = Config(entrypoint=start, user=user, workdir="/home/nonroot", environment=environment)
-    return image(OPERATOR_REPOSITORY, tag, layers, config)
+    return image(OPERATOR_REPOSITORY, tag, layers, operator_config())
+
+
+def operator_config() -> Config:
+    """How the operator's container starts: what the last stage of its Dockerfile says."""
+    stage = DockerfileParser(path=str(DOCKERFILE))
+    said = {step["instruction"]: step["value"] for step in last_stage()}
+    return Config(
+        entrypoint=json.loads(said["ENTRYPOINT"]),
+        user=said["USER"],
+        workdir=said["WORKDIR"],
+        environment={"PATH": "/usr/local/bin:/usr/bin:/bin", **stage.envs},
+        labels=stage.labels,
+    )
+
+
+def last_stage() -> list[dict[str, str]]:
+    """The instructions of the last stage of the operator's Dockerfile, comments apart."""
+    steps = [step for step in DockerfileParser(path=str(DOCKERFILE)).structure if step["instruction"] != "COMMENT"]
+    last = max(number for number, step in enumerate(steps) if step["instruction"] == "FROM")
+    return steps[last + 1 :]
+
+
+def packaged() -> list[Path]:
+    """The folders of code that the Dockerfile puts beside the dependencies."""
+    steps = DockerfileParser(path=str(DOCKERFILE)).structure
+    copied = [step["value"].split() for step in steps if step["instruction"] == "COPY"]
+    return [REPOSITORY / source for source, *_, target in copied if target.startswith("site/")]
+
+
+def bill_of_materials() -> str:
+    """The locked dependencies as CycloneDX JSON; without its serial number and time, which change at each call."""
+    bill = json.loads(_uv("export", *_LOCKED, "--format", "cyclonedx1.5"))
+    del bill["serialNumber"], bill["metadata"]["timestamp"]
+    return json.dumps(bill, indent=2) + "\n"
 
 
 def operator_base_image() -> Image:
@@ -134,18 +165,18 @@ def python_layer() -> Layer:
 
 def dependency_layer() -> Layer:
     """The operator's locked dependencies, without those of development."""
-    flags = ["--frozen", "--no-dev", "--no-emit-project", "--no-header", "--project", str(REPOSITORY)]
-    requirements = _uv("export", *flags)
+    requirements = _uv("export", *_LOCKED, "--no-header")
     key = digest_of([_LAYOUT, sys.version, str(base_interpreter()), requirements])
     return layer("dependencies", key, lambda tree, stage: _dependencies(tree, stage, requirements))
 
 
 def code_layer() -> Layer:
-    """The project's own packages, and the metadata that tells their version."""
-    sources = [REPOSITORY / "operator" / name for name in ("gemmaspec", "gemmaspec_engine")]
+    """The project's own packages, the metadata that tells their version, their licence, and what they come with."""
+    sources = packaged()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     contents = [part for source in sources for part in _contents(source)]
+    bill = bill_of_materials()
 
     def fill(tree: Tree, stage: Path) -> None:
         for source in sources:
@@ -153,8 +184,10 @@ def code_layer() -> Layer:
         _compile(stage, f"/{_SITE}")
         tree.copy_folder(_SITE, stage)
         tree.data(f"{_SITE}/{project['name']}-{project['version']}.dist-info/METADATA", metadata)
+        tree.data(_SBOM, bill)
+        tree.copy(_LICENSE, REPOSITORY / "LICENSE")
 
-    return layer("code", digest_of([_LAYOUT, sys.version, metadata, *contents]), fill)
+    return layer("code", digest_of([_LAYOUT, sys.version, metadata, bill, *contents]), fill)
 
 
 def base_interpreter() -> Path:

@@ -30,6 +30,7 @@ class OperatorProcess:
         options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.user = user
+        self.process_id = 0
         self._plane = plane
         self._environment = {
             "PYTHONPATH": str(sources),
@@ -43,7 +44,8 @@ class OperatorProcess:
 
     def launch(self) -> None:
         """Start the process and return at once."""
-        self._plane.supervised.start(self.user, [sys.executable, "-m", "gemmaspec.runtime"], self._environment)
+        command = [sys.executable, "-m", "gemmaspec.runtime"]
+        self.process_id = self._plane.supervised.start(self.user, command, self._environment)
 
     def start(self) -> None:
         """Start the process, and return when it has listed all that it watches."""

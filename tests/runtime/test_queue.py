@@ -99,6 +99,23 @@ async def test_an_event_during_a_failing_pass_does_not_cut_the_back_off() -> Non
     queue.forget(A)
 
 
+async def test_a_resource_that_rests_is_woken_by_its_timer_alone() -> None:
+    queue = WakeQueue()
+    queue.wake(A)
+    await queue.take()
+    assert queue.failed(A, at_least=0.2, rest=True) == 0.2
+    queue.wake(A)
+    assert await nothing_to_take(queue), "an event could not change the outcome"
+    assert await asyncio.wait_for(queue.take(), 5.0) == A
+    queue.done(A)
+    queue.wake(A)
+    assert await queue.take() == A, "and then events count again"
+    queue.failed(A, at_least=60.0, rest=True)
+    queue.forget(A)
+    queue.wake(A)
+    assert await queue.take() == A, "another resource of the name does not inherit the rest"
+
+
 async def test_the_sooner_of_two_timers_holds() -> None:
     queue = WakeQueue()
     for seconds in (60.0, 0.01, 60.0):

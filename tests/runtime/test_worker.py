@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from gemmaspec.adapters.cluster import ApiFailure, Cluster, Rejected
+from gemmaspec.adapters.cluster import ApiFailure, Cluster, Rejected, Undeclared
 from gemmaspec.api import identity
 from gemmaspec.core import names
 from gemmaspec.core.observation import Sample
@@ -328,6 +328,43 @@ async def test_an_object_of_somebody_else_is_left_alone_and_named() -> None:
     await again.settle()
     assert condition(cluster, "Stalled")[0] == "False"
     assert condition(cluster, "Ready") == ("True", "Serving")
+
+
+async def test_a_definition_older_than_the_operator_is_told_once_and_recovers() -> None:
+    cluster = started()
+    cluster.undeclared.add("k")
+    operator = Operator(cluster)
+    with pytest.raises(Undeclared):
+        await operator.worker.once(KEY)
+    assert condition(cluster, "Stalled") == ("True", "DefinitionOutdated")
+    assert condition(cluster, "Ready") == ("Unknown", "DefinitionOutdated")
+    message = next(c["message"] for c in cluster.resource()["status"]["conditions"] if c["type"] == "Stalled")
+    assert ".status.k: field not declared in schema" in message
+    assert "kubectl apply --server-side" in message
+    operator.watch.deliver()
+    before = len(cluster.writes)
+    with pytest.raises(Undeclared):
+        await operator.worker.once(KEY)
+    assert len(cluster.writes) == before, "the condition is written once"
+    cluster.undeclared.clear()
+    await operator.settle()
+    assert condition(cluster, "Stalled")[0] == "False"
+    assert condition(cluster, "Ready") == ("True", "Serving")
+
+
+async def test_a_serving_engine_stays_ready_under_an_older_definition() -> None:
+    cluster = started()
+    await Operator(cluster).settle()
+    cluster.undeclared.add("k")
+    del cluster.resource()["status"]["k"]  # an API server prunes what its definition lacks
+    revision = cluster.resource()["status"]["revision"]
+    cluster.edit(identity.KIND, "tiny", spec={**SPEC, "replicas": 2})
+    with pytest.raises(Undeclared):
+        await Operator(cluster).worker.once(KEY)
+    status = cluster.resource()["status"]
+    assert condition(cluster, "Ready") == ("True", "Serving")
+    assert condition(cluster, "Stalled") == ("True", "DefinitionOutdated")
+    assert status["revision"] == revision, "what the older release stored is not lost"
 
 
 async def test_an_object_that_the_api_server_refuses_stalls_and_recovers() -> None:

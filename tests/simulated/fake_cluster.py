@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemmaspec.adapters.cluster import Missing, Rejected, Stale, Taken
+from gemmaspec.adapters.cluster import Missing, Rejected, Stale, Taken, Undeclared
 from gemmaspec.api import identity
 from gemmaspec.core import moment, names
 from gemmaspec.core.observation import Pod, Sample
@@ -33,6 +33,7 @@ class FakeCluster:
         self.events: list[dict[str, Any]] = []
         self.crash_after: int | None = None
         self.rejects: set[str] = set()
+        self.undeclared: set[str] = set()  # fields of the status that the definition lacks
         self.broken: set[str] = set()  # revisions whose pods never become ready
         self._version = 100
         self._born = 0
@@ -74,6 +75,8 @@ class FakeCluster:
             raise Missing(404, "no such resource")
         if stored["metadata"]["uid"] != uid:
             raise Stale(409, "another uid")
+        for field in sorted(self.undeclared & set(status)):
+            raise Undeclared(500, f".status.{field}: field not declared in schema")
         return self._wrote("status", self._change(stored, {**stored, "status": copy.deepcopy(dict(status))}))
 
     async def write_event(self, event: Mapping[str, Any]) -> None:

@@ -53,6 +53,10 @@ class Rejected(ApiFailure):
     """The API server refuses this very request, and would again: invalid, forbidden, or against a quota."""
 
 
+class Undeclared(ApiFailure):
+    """The installed definition lacks a field, or a value of one, that this release writes: it is an older one."""
+
+
 class Cluster:
     """Writes to the cluster, and the few reads that no watch answers. Every request has a deadline."""
 
@@ -118,14 +122,22 @@ class Cluster:
         return any(resource["name"] == identity.PLURAL for resource in found.get("resources", ()))
 
     async def write_status(self, namespace: str, name: str, uid: str, status: Mapping[str, Any]) -> dict[str, Any]:
-        """Server-side apply of the whole status. Raises Missing or Stale where the resource is gone or another."""
+        """Server-side apply of the whole status.
+
+        Raises Missing or Stale where the resource is gone or another, Undeclared where its definition is too old.
+        """
         body = {
             "apiVersion": identity.API_VERSION,
             "kind": identity.KIND,
             "metadata": {"name": name, "namespace": namespace, "uid": uid},
             "status": status,
         }
-        return await self._apply(f"{self._path(body)}/status", body)
+        try:
+            return await self._apply(f"{self._path(body)}/status", body)
+        except ApiFailure as failure:
+            if is_undeclared(failure):
+                raise Undeclared(failure.status, failure.message) from failure
+            raise
 
     async def write_event(self, event: Mapping[str, Any]) -> None:
         """Create a Kubernetes event."""
@@ -177,6 +189,15 @@ class Cluster:
         if response.status >= 300:
             raise sort_failure(response.status, text, response.headers)
         return dict(json.loads(text)) if text else {}
+
+
+def is_undeclared(failure: ApiFailure) -> bool:
+    """Whether an answer to a write of a status means that the definition is older than its writer.
+
+    A server-side apply of a field that the schema lacks is answered with 500 and these words (Kubernetes 1.36, typed
+    patches of structured-merge-diff); a value that the schema does not admit, with 422.
+    """
+    return failure.status == 422 or (failure.status >= 400 and "field not declared in schema" in failure.message)
 
 
 def sort_failure(status: int, body: Any, headers: Mapping[str, str]) -> ApiFailure:

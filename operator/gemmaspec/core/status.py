@@ -82,6 +82,24 @@ def stalled(observation: Observation, problems: Sequence[Problem]) -> dict[str, 
     return status
 
 
+def outdated(observation: Observation, message: str) -> dict[str, Any]:
+    """Status of a resource whose definition in the cluster is older than this operator.
+
+    Only what that definition stored before, and conditions: both it knows. What Ready said is still true, or unknown.
+    """
+    status = dict(observation.resource.status)
+    reason = "DefinitionOutdated"
+    kept = {c["type"]: Verdict(c["type"], c["status"], c["reason"], c["message"]) for c in status.get("conditions", ())}
+    kept |= {
+        "Ready": kept.get("Ready") or Verdict("Ready", "Unknown", reason, message),
+        "Reconciling": Verdict("Reconciling", "False", reason, "waiting for the definition to be upgraded"),
+        "Stalled": Verdict("Stalled", "True", reason, message),
+    }
+    status["observedGeneration"] = observation.resource.generation
+    status["conditions"] = conditions(observation, list(kept.values()))
+    return status
+
+
 def working(observation: Observation, facts: Facts) -> dict[str, Any]:
     """Status of a resource that is made so, or on its way."""
     owner, previous = observation.resource.owner, observation.resource.status

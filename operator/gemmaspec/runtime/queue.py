@@ -21,16 +21,17 @@ class WakeQueue:
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._resting: set[Key] = set()
         self._signal = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._ready)
 
     def wake(self, key: Key) -> None:
-        """Ask for a pass; a running one is followed by another."""
+        """Ask for a pass; a running one is followed by another. A key that rests is left until its timer."""
         if key in self._running:
             self._again.add(key)
-        elif key not in self._queued:
+        elif key not in self._queued and key not in self._resting:
             self._queued.add(key)
             self._ready.append(key)
             self._signal.set()
@@ -48,6 +49,7 @@ class WakeQueue:
 
     def _fire(self, key: Key) -> None:
         self._timers.pop(key, None)
+        self._resting.discard(key)
         self.wake(key)
 
     async def take(self) -> Key:
@@ -65,13 +67,18 @@ class WakeQueue:
         self._failures.pop(key, None)
         self._release(key)
 
-    def failed(self, key: Key, at_least: float = 0.0) -> float:
-        """The pass failed: another follows after a back-off that doubles. Returns its seconds."""
+    def failed(self, key: Key, at_least: float = 0.0, rest: bool = False) -> float:
+        """The pass failed: another follows after a back-off that doubles. Returns its seconds.
+
+        rest: nothing that happens meanwhile brings it forward, since no event could change the outcome.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         seconds = max(at_least, min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 16)))
         self._again.discard(key)  # an event does not cut a back-off short
         self._release(key)
+        if rest:
+            self._resting.add(key)
         self.wake_after(key, seconds)
         return seconds
 
@@ -81,6 +88,7 @@ class WakeQueue:
         if timer is not None:
             timer.cancel()
         self._failures.pop(key, None)
+        self._resting.discard(key)
 
     def _release(self, key: Key) -> None:
         self._running.discard(key)

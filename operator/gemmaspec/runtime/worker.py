@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken
+from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken, Undeclared
 from gemmaspec.adapters.engine import ScrapeError
 from gemmaspec.api import identity
 from gemmaspec.core import moment, status
@@ -29,6 +29,8 @@ log = logging.getLogger("gemmaspec.worker")
 STEER_RETRY_SECONDS = 5.0
 # Somebody else's object under our name is asked for again this often.
 PAUSE_SECONDS = 0.5
+# A status that the definition does not take is tried again this often: only an administrator can change the answer.
+DEFINITION_RETRY_SECONDS = 30.0
 
 
 class Worker:
@@ -66,6 +68,11 @@ class Worker:
             await self.once(key)
         except (Stale, Missing) as failure:
             self._later(key, "stale", failure)
+        except Undeclared as failure:
+            metrics.API_ERRORS.labels(str(failure.status)).inc()
+            metrics.PASSES.labels("outdated").inc()
+            wait = self._queue.failed(key, DEFINITION_RETRY_SECONDS, rest=True)
+            log.error("%s/%s: %s; again in %.0f s", *key, outdated_message(failure), wait)
         except ApiFailure as failure:
             metrics.API_ERRORS.labels(str(failure.status)).inc()
             self._later(key, "api", failure, failure.retry_after or 0.0)
@@ -99,7 +106,11 @@ class Worker:
         except Rejected as failure:
             await self._report(resource, status.stalled(observation, [_rejected(failure)]))
             raise
-        await self._finish(key, resource, decision)
+        try:
+            await self._finish(key, resource, decision)
+        except Undeclared as failure:
+            await self._report(resource, status.outdated(observation, outdated_message(failure)))
+            raise
         if decision.status is not None:
             self.board.put(key, decision.status, observation.pods, decision.reading)
 
@@ -244,6 +255,15 @@ def _owned_by(body: Mapping[str, Any], resource: Resource) -> bool:
 def _predecessor(owner: Mapping[str, Any] | None, key: Key) -> bool:
     """Whether the owner is an earlier resource of the same name, whose children are being collected."""
     return owner is not None and owner["kind"] == identity.KIND and owner["name"] == key[1]
+
+
+def outdated_message(failure: Undeclared) -> str:
+    """What to do about a definition that is older than this operator. Deterministic: it becomes a condition."""
+    return (
+        f"the definition {identity.PLURAL}.{identity.GROUP} in this cluster is older than the operator, and refuses "
+        f"its status ({failure.message[:512]}): upgrade it, by `helm upgrade` with crds.enabled or by "
+        "`kubectl apply --server-side -f` on this release's crds/; until then what runs is left as it is"
+    )
 
 
 def _rejected(failure: Rejected) -> Problem:
