@@ -136,6 +136,7 @@ def exceptions_are_static_k(make: Make) -> None:
 
     policy = controller._policies["adaptive"]  # noqa: SLF001
     policy.choose = broken
+    runner.step()  # its K was decided ahead
     before = len(runner.scheduled_k)
     runner.run()
     assert set(runner.scheduled_k[before:]) == {2}, "the static K"
@@ -151,7 +152,7 @@ def liveness(make: Make) -> None:
     agent = runner.scheduler.gemmaspec
     runner.add("long", 400, TOKENS)
     marks = []
-    for _ in range(4):
+    for _ in range(6):
         agent.progress._last = 0.0  # noqa: SLF001
         runner.step()
         marks.append(agent.progress._last > 0)  # noqa: SLF001

@@ -50,6 +50,7 @@ class Runner:
         if self.scheduler.has_requests():
             output = self.scheduler.schedule()
             self._under_way.append(self._planned(output))
+            self.scheduler.get_grammar_bitmask(output)
             if self.asynchronous and output.num_scheduled_tokens and len(self._under_way) < 2:
                 return True
         elif not self._under_way:

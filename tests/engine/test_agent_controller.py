@@ -92,6 +92,33 @@ def test_policy_decides_and_learns() -> None:
     assert found.changes == 1
 
 
+def test_the_policy_is_asked_ahead_once_a_step() -> None:
+    found, makes, _ = controller()
+    found.ahead(1, ("a",))
+    makes.made[0].answer = 1
+    assert found.choose(2, ("a", "b")) == 2, "what was decided ahead"
+    assert found.choose(2, ("a", "b")) == 1, "nothing was decided ahead: asked now"
+
+
+def test_new_settings_undo_what_was_decided_ahead() -> None:
+    found, makes, _ = controller()
+    found.ahead(1, ("a",))
+    found.apply(Settings("Adaptive", 4, 1, 1))
+    makes.made[0].answer = 1
+    assert found.choose(1, ("a",)) == 1
+    found.ahead(1, ("a",))
+    found.apply(Settings("Fixed", 0, 0, 4))
+    assert found.choose(1, ("a",)) == 0
+
+
+def test_a_failure_ahead_is_the_static_k() -> None:
+    found, makes, _ = controller(k=1)
+    makes.made[0].answer = ArithmeticError("x")
+    found.ahead(1, ("a",))
+    assert found.choose(1, ("a",)) == 1
+    assert found.exceptions == {"choose": 1}
+
+
 @pytest.mark.parametrize("bad", [ArithmeticError("x"), 3, -1, 99, None, "2"])
 def test_any_failure_of_the_policy_is_the_static_k(bad: Any) -> None:
     found, makes, _ = controller(k=4)

@@ -64,12 +64,13 @@ def client(agent: Agent) -> Iterator[Client]:
 def run(agent: Agent, steps: int = 10) -> None:
     requests = {"a": FakeRequest(), "b": FakeRequest()}
     k = agent.controller.k
-    for _ in range(steps):
+    for left in reversed(range(steps)):
         output = decode({"a": k, "b": k})
         agent.scheduled(output, requests)
+        agent.computing()
         k = output.num_spec_tokens_to_schedule
         agent.ended(output, sampled({"a": 1, "b": 2}, graph="CUDAGraphMode.FULL"), requests)
-        agent.updated(2)
+        agent.updated(2 if left else 0)
 
 
 def test_put_k_holds_from_the_next_step(agent: Agent, client: Client) -> None:
@@ -225,3 +226,24 @@ def test_start_settings_that_do_not_fit_are_reported() -> None:
     agent = an_agent(start={"mode": "Nonsense"})
     assert agent.controller.settings.mode == "Fixed"
     assert "mode" in agent.status()["reason"]
+
+
+def test_steps_are_learnt_from_while_the_next_one_runs(agent: Agent) -> None:
+    """And at once when nothing runs any more, or when nobody says that the device computes."""
+    requests = {"a": FakeRequest()}
+
+    def step(running: int) -> int:
+        output = decode({"a": 4})
+        agent.scheduled(output, requests)
+        scheduled = agent.tally.steps
+        agent.ended(output, sampled({"a": 2}), requests)
+        agent.updated(running)
+        return scheduled
+
+    assert [step(1) for _ in range(4)] == [0, 0, 2, 2]
+    assert agent.tally.steps == 2
+    agent.computing()
+    assert agent.tally.steps == 4
+    step(0)
+    assert agent.tally.steps == 5
+    assert agent.controller.exceptions == {}

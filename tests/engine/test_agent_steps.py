@@ -21,7 +21,14 @@ class Run:
     def step(self, output: FakeOutput, result: FakeResult, seconds: float = 0.01) -> Result | None:
         self.steps.scheduled(output, self.requests, output.num_spec_tokens_to_schedule)
         self.clock.after(seconds)
-        return self.steps.ended(output, result, self.requests)
+        return self.end(output, result)
+
+    def end(self, output: FakeOutput, result: FakeResult) -> Result | None:
+        ended = self.steps.ended(output, result, self.requests)
+        # The scheduler takes the result in before anybody reads the step: stopped requests go, lists are cut.
+        for tokens in result.sampled_token_ids:
+            tokens.clear()
+        return None if ended is None else self.steps.read(ended)
 
 
 def test_accepted_drafts_per_request() -> None:
@@ -65,7 +72,7 @@ def test_who_does_not_count() -> None:
     run.requests["e"].ended = True
     del run.requests["g"]
     run.clock.after(0.01)
-    found = run.steps.ended(output, sampled(dict.fromkeys("abcdegf", 3)), run.requests)
+    found = run.end(output, sampled(dict.fromkeys("abcdegf", 3)))
     assert found is not None
     assert found.requests == ["a"]
     assert found.prefills == [("f", 30)]
@@ -79,6 +86,20 @@ def test_last_token_of_a_prompt_is_prefill() -> None:
     assert found is not None
     assert found.prefills == [("a", 50)]
     assert found.accepted == []
+
+
+def test_the_same_requests_go_on_decoding_at_k_zero() -> None:
+    """Nothing but the names is looked at; a new name among them is, since one token may be the end of its prompt."""
+    run = Run("abc", k=0)
+    run.step(decode({"a": 0, "b": 0}, to_draft=0), sampled({"a": 1, "b": 1}))
+    found = run.step(decode({"a": 0, "b": 0}, to_draft=0), sampled({"a": 1, "b": 1}))
+    assert found is not None
+    assert (found.prefills, found.tokens, found.requests) == ((), 2, ["a", "b"])
+    run.requests["c"].num_computed_tokens = 49
+    found = run.step(decode({"a": 0, "c": 0}, to_draft=0), sampled({"a": 1, "c": 1}))
+    assert found is not None
+    assert found.prefills == [("c", 50)]
+    assert found.requests == ["a"]
 
 
 def test_k_zero_has_times_and_no_acceptance() -> None:
@@ -134,7 +155,7 @@ def test_two_steps_under_way() -> None:
     assert run.steps.ended(first, sampled({"a": 2}), run.requests) is not None
     run.steps.scheduled(third, run.requests, 4)
     run.clock.after(0.013)
-    found = run.steps.ended(second, sampled({"a": 3}), run.requests)
+    found = run.end(second, sampled({"a": 3}))
     assert found is not None
     assert found.accepted == [2]
     assert math.isclose(found.step_ms, 13.0)

@@ -75,9 +75,11 @@ def test_overhead() -> None:
     overhead = Overhead(keep=100)
     assert overhead.quantiles() == {}
     for number in range(1, 1001):
-        overhead.add(number * 1000, number * 2000)
+        overhead.add(number * 600, number * 1200, number * 400, number * 800)
     found = overhead.quantiles()
     assert found["maxUs"] == 1000
     assert found["p50Us"] == pytest.approx(951, abs=2), "only the last steps"
     assert found["wallP99Us"] == pytest.approx(2000, abs=4)
     assert found["meanUs"] == pytest.approx(500.5, abs=0.1)
+    assert found["heldMaxUs"] == 600
+    assert found["heldWallMeanUs"] == pytest.approx(600.6, abs=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Fault:
 class _Active:
     """What decides at the moment. Replaced as a whole: the scheduler's thread reads one reference."""
 
-    __slots__ = ("begun", "between_ms", "ends", "first_ms", "fixed", "policy", "settings")
+    __slots__ = ("ahead", "begun", "between_ms", "ends", "first_ms", "fixed", "plain", "policy", "settings")
 
     def __init__(self, settings: Settings, policy: policies.Policy | None, fixed: int, now: float) -> None:
         self.settings = settings
@@ -44,13 +44,17 @@ class _Active:
         self.first_ms: float | None = None
         self.between_ms: float | None = None
         self.ends = _FOREVER if settings.seconds is None else now + settings.seconds
+        self.ahead: int | None = None
+        """K of the next step, where the policy was asked ahead."""
+        self.plain = False
+        """No clock needs to be read any more: a step was scheduled under these settings, and they do not end."""
 
 
 class Controller:
     """Decides K for each step, from the scheduler's thread; takes settings and state, from the port's.
 
-    ``choose`` and ``observe`` never raise and never wait: when the port holds the policy at that moment (to
-    change its bounds or to export its state), the step keeps its K.
+    ``choose``, ``ahead`` and ``observe`` never raise and never wait: when the port holds the policy at that
+    moment (to change its bounds or to export its state), the step keeps its K.
 
     Args:
         ks: K values that the engine has graphs for.
@@ -87,17 +91,18 @@ class Controller:
         self._active = _Active(settings, None, self.static, clock())
         self.apply(settings)
 
-    def choose(self, batch: int, requests: Sequence[Hashable]) -> int:
-        """K for the next step; the static K when our own code fails."""
+    def choose(self, batch: int, requests: Collection[Hashable]) -> int:
+        """K for the next step: what `ahead` found, or the policy's answer now; the static K when our code fails."""
         try:
             active = self._active
-            now = self._clock()
-            if now >= active.ends:
-                active = self._return_to_standing()
-            if active.first_ms is None:
-                active.between_ms = 1000.0 * (now - max(active.begun, self.step_ended()))
-                active.first_ms = 1000.0 * (now - active.begun)
-            k = active.fixed if active.policy is None else self._ask(active.policy, batch, requests)
+            if not active.plain:
+                active = self._looked_at(active)
+            if active.policy is None:
+                k = active.fixed
+            elif active.ahead is not None:
+                k, active.ahead = active.ahead, None
+            else:
+                k = self._ask(active.policy, batch, tuple(requests))
             self.decisions[k] += 1
             if k != self.k:
                 self.k = k
@@ -107,6 +112,29 @@ class Controller:
             self.fail("choose", error)
             return self.static
         return k
+
+    def _looked_at(self, active: _Active) -> _Active:
+        """What decides now, after a look at the clock."""
+        now = self._clock()
+        if now >= active.ends:
+            active = self._return_to_standing()
+        if active.first_ms is None:
+            active.between_ms = 1000.0 * (now - max(active.begun, self.step_ended()))
+            active.first_ms = 1000.0 * (now - active.begun)
+        active.plain = active.ends == _FOREVER
+        return active
+
+    def ahead(self, batch: int, requests: Sequence[Hashable]) -> None:
+        """Asks the policy now for what the next ``choose`` answers, unless new settings come in between.
+
+        ``batch`` and ``requests`` are those of the step under way: what the next one holds is not known yet.
+        """
+        try:
+            active = self._active
+            if active.policy is not None:
+                active.ahead = self._ask(active.policy, batch, requests)
+        except Exception as error:  # noqa: BLE001
+            self.fail("choose", error)
 
     def _ask(self, policy: policies.Policy, batch: int, requests: Sequence[Hashable]) -> int:
         if not self._lock.acquire(blocking=False):
@@ -213,8 +241,8 @@ class Controller:
         if active.policy is None:
             return f"K={self.k}: mode {active.settings.mode}"
         try:
-            with self._lock:
-                return active.policy.explain()
+            # Without the lock: the policy replaces what it tells about as a whole, and the next step must not wait.
+            return active.policy.explain()
         except Exception as error:  # noqa: BLE001
             self.fail("explain", error)
             return f"K={self.k}"

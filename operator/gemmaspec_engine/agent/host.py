@@ -7,15 +7,17 @@ import hmac
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
 from gemmaspec_engine.agent import exposition, settings
 from gemmaspec_engine.agent.controller import Controller
 from gemmaspec_engine.agent.progress import Progress
 from gemmaspec_engine.agent.settings import Config, Settings
-from gemmaspec_engine.agent.steps import Result, Steps
+from gemmaspec_engine.agent.steps import Ended, Result, Steps
 from gemmaspec_engine.agent.tally import Overhead, Tally
 
 __all__ = ["ENV", "Agent", "Engine"]
@@ -67,7 +69,12 @@ class Agent:
         """Tells the drafter K, where vLLM does not."""
         self._steps = Steps(self.controller.k, engine.lingering)
         self.controller.step_ended = self._steps.last_update
-        self._cpu = self._wall = 0
+        self._moves = not engine.refusal
+        self._ended: deque[Ended] = deque()
+        self._counts: Mapping[str, int] = {}
+        self._requests: Mapping[str, Any] = {}
+        self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
+        self._recorded = 0
         self._broken = 0
 
     def _start_settings(self) -> Settings:
@@ -82,43 +89,66 @@ class Agent:
             return fixed
 
     # --- the scheduler's side --------------------------------------------------------------------------------
+    #
+    # Three entry points stand between two steps, so they only take down what the scheduler is about to change, and
+    # hand out the K that was decided ahead. What is learnt from a step is worked out in `computing`, while the
+    # device computes the next one.
 
     def scheduled(self, output: Any, requests: Mapping[str, Any]) -> None:
-        """Before a step goes out: decides its K and writes it into ``output``."""
-        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
+        """Before a step goes out: writes its K into ``output``."""
+        cpu, wall = thread_time_ns(), perf_counter_ns()
         try:
             counts = output.num_scheduled_tokens
-            if counts and not self.engine.refusal:
-                output.num_spec_tokens_to_schedule = self.controller.choose(len(counts), tuple(counts))
-            if counts and self.tell is not None:
-                self.tell(output.num_spec_tokens_to_schedule)
+            if len(self._ended) > 1:
+                self._learn()  # nobody called `computing`
+            if counts:
+                if self._moves:
+                    controller = self.controller
+                    output.num_spec_tokens_to_schedule = controller.choose(len(counts), counts)
+                if self.tell is not None:
+                    self.tell(output.num_spec_tokens_to_schedule)
             self._steps.scheduled(output, requests, output.num_spec_tokens_to_schedule)
+            self._counts = counts
         except Exception as error:  # noqa: BLE001  whatever it is, the engine goes on
             self.failed("scheduled", error)
-            if not self.engine.refusal:
+            if self._moves:
                 output.num_spec_tokens_to_schedule = self.controller.static
-        self._cpu += time.thread_time_ns() - cpu
-        self._wall += time.perf_counter_ns() - wall
+        self._cpu += thread_time_ns() - cpu
+        self._wall += perf_counter_ns() - wall
+
+    def computing(self) -> None:
+        """The step is under way on the device: time to learn from the ones that ended, and to decide the next K."""
+        cpu, wall = thread_time_ns(), perf_counter_ns()
+        try:
+            self._learn()
+            if self._moves and self._counts:
+                self.controller.ahead(len(self._counts), tuple(self._counts))
+        except Exception as error:  # noqa: BLE001
+            self.failed("computing", error)
+        self._cpu_beside += thread_time_ns() - cpu
+        self._wall_beside += perf_counter_ns() - wall
 
     def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
         """A step's result has come, and the scheduler has not yet taken it in."""
-        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
+        cpu, wall = thread_time_ns(), perf_counter_ns()
         try:
             step = self._steps.ended(output, result, requests)
             if step is not None:
-                self._record(step, result, requests)
+                self._ended.append(step)
+                self._requests = requests
         except Exception as error:  # noqa: BLE001
             self.failed("ended", error)
-        self._cpu += time.thread_time_ns() - cpu
-        self._wall += time.perf_counter_ns() - wall
+        self._cpu += thread_time_ns() - cpu
+        self._wall += perf_counter_ns() - wall
 
     def updated(self, running: int) -> None:
         """The scheduler has taken the result in; ``running`` requests go on."""
         try:
             if not running:
                 self._steps.idle()
-            self.overhead.add(self._cpu, self._wall)
-            self._cpu = self._wall = 0
+                self._learn()  # nothing waits, and the next step may be far off
+            self.overhead.add(self._cpu, self._wall, self._cpu_beside, self._wall_beside)
+            self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
         except Exception as error:  # noqa: BLE001
             self.failed("updated", error)
 
@@ -129,24 +159,36 @@ class Agent:
         except Exception as error:  # noqa: BLE001
             self.failed("arrived", error)
 
-    def _record(self, step: Result, result: Any, requests: Mapping[str, Any]) -> None:
+    def _learn(self) -> None:
+        """Takes in all steps that have ended."""
+        waiting = self._ended
+        while waiting:
+            ended = waiting.popleft()
+            try:
+                self._record(self._steps.read(ended), ended.result)
+            except Exception as error:  # noqa: BLE001
+                self.failed("ended", error)
+
+    def _record(self, step: Result, result: Any) -> None:
         if step.tokens:
             self.progress.sampled()
         for request, end in step.prefills:
             self.progress.computed(request, end)
+        tally = self.tally
         if step.prefills:
             self.progress.chunk(step.scheduled, step.seconds)
         else:
-            self.tally.step(step.batch, step.k, step.tokens, step.step_ms)
+            tally.step(step.batch, step.k, step.tokens, step.step_ms)
             graph = getattr(result, "cudagraph_stats", None)
             if graph is not None:
-                self.tally.graph(str(graph.runtime_mode).rpartition(".")[2])
-        self.tally.tokens += step.tokens
-        self.tally.drafts_of(step.k, step.accepted, step.requests)
-        if not self.engine.refusal:
+                tally.graph(str(graph.runtime_mode).rpartition(".")[2])
+        tally.tokens += step.tokens
+        tally.drafts_of(step.k, step.accepted, step.requests)
+        if self._moves:
             self.controller.observe(step.batch, step.k, step.accepted, step.step_ms, step.requests)
-        if self.overhead.count % _FORGET_EVERY == 0:
-            self.progress.forget(requests, len(requests))
+        self._recorded += 1
+        if self._recorded % _FORGET_EVERY == 0:
+            self.progress.forget(self._requests, len(self._requests))
 
     def failed(self, where: str, error: BaseException) -> None:
         """An exception of ours: counted, K static from now on, said once in the log."""

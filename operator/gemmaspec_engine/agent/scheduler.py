@@ -35,6 +35,12 @@ class _Watched:
             self.gemmaspec.scheduled(scheduler_output, self.requests)  # type: ignore[attr-defined]
         super()._update_after_schedule(scheduler_output)  # type: ignore[misc]
 
+    def get_grammar_bitmask(self, scheduler_output: Any) -> Any:
+        # Every engine core asks for it once a step, between handing the step to the device and waiting for it.
+        if self.gemmaspec is not None:
+            self.gemmaspec.computing()
+        return super().get_grammar_bitmask(scheduler_output)  # type: ignore[misc]
+
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         agent = self.gemmaspec
         if agent is None:

@@ -17,10 +17,25 @@ _IN_FLIGHT_MOST = 64
 """Steps that may be under way: vLLM has two (async scheduling), or as many as pipeline stages."""
 
 
-class _Planned:
-    """A scheduled step until its result comes."""
+class Ended:
+    """A step from its scheduling on; once it has ended, with what the scheduler changes when it takes the result in."""
 
-    __slots__ = ("batch", "begun", "continuous", "drafts", "output", "prefills", "tokens", "verifies")
+    __slots__ = (
+        "batch",
+        "begun",
+        "continuous",
+        "drafts",
+        "gone",
+        "lengths",
+        "output",
+        "prefills",
+        "result",
+        "seconds",
+        "step_ms",
+        "tokens",
+        "uniform",
+        "verifies",
+    )
 
     def __init__(self, output: Any, verifies: int, drafts: int, continuous: bool, begun: float) -> None:
         self.output = output
@@ -30,7 +45,15 @@ class _Planned:
         self.continuous = continuous
         self.batch = len(output.num_scheduled_tokens)
         self.tokens = output.total_num_scheduled_tokens
-        self.prefills: list[tuple[str, int]] = []
+        self.uniform = False
+        """Every request decodes, and carries as many drafts as the step verifies."""
+        self.prefills: tuple[tuple[str, int], ...] | list[tuple[str, int]] = ()
+        self.result: Any = None
+        self.lengths: list[int] = []
+        """Tokens that each request sampled, in the order of the result."""
+        self.gone: frozenset[str] = frozenset()
+        """Requests that ended from outside while the step was under way."""
+        self.seconds = self.step_ms = math.nan
 
 
 class Result:
@@ -41,13 +64,13 @@ class Result:
 
     __slots__ = ("accepted", "batch", "k", "prefills", "requests", "scheduled", "seconds", "step_ms", "tokens")
 
-    def __init__(self, planned: _Planned, seconds: float) -> None:
-        self.batch = planned.batch
-        self.k = planned.verifies
-        self.prefills = planned.prefills
+    def __init__(self, ended: Ended) -> None:
+        self.batch = ended.batch
+        self.k = ended.verifies
+        self.prefills = ended.prefills
         """Requests that computed prompt tokens, and how far."""
-        self.scheduled = planned.tokens
-        self.seconds = seconds
+        self.scheduled = ended.tokens
+        self.seconds = ended.seconds
         """From when it could start: its scheduling, or the update before where that came later."""
         self.step_ms = math.nan
         self.tokens = 0
@@ -70,7 +93,8 @@ class Steps:
         self._last_k = k
         self._last_update = math.nan
         self._continuous = False
-        self._in_flight: deque[_Planned] = deque(maxlen=_IN_FLIGHT_MOST)
+        self._decoding: Mapping[str, int] = {}
+        self._in_flight: deque[Ended] = deque(maxlen=_IN_FLIGHT_MOST)
 
     def scheduled(self, output: Any, requests: Mapping[str, Any], drafts: int) -> None:
         """Before the step goes out: it verifies what the step before it drafted, and drafts ``drafts`` tokens.
@@ -82,39 +106,57 @@ class Steps:
             if not self._in_flight:
                 self._continuous = False  # nothing ran and nothing will: the next step follows a pause
             return
-        continuous = self._continuous or bool(self._in_flight)
-        planned = _Planned(output, self._last_k, drafts, continuous, self._clock())
-        k = planned.verifies
-        carried = output.scheduled_spec_decode_tokens
-        if k == 0 or len(carried) != planned.batch or planned.tokens != planned.batch * (k + 1):
-            self._find_prefills(planned, carried, requests)
-        self._in_flight.append(planned)
+        k = self._last_k
+        step = Ended(output, k, drafts, self._continuous or bool(self._in_flight), self._clock())
         self._last_k = drafts
+        self._in_flight.append(step)
+        if step.tokens == step.batch * (k + 1):
+            # With k = 0 the last token of a prompt looks like a decode: not where the same requests decoded before.
+            carriers = self._decoding.keys() if k == 0 else output.scheduled_spec_decode_tokens.keys()
+            step.uniform = counts.keys() == carriers
+        if not step.uniform:
+            step.prefills = self._prefills(output, requests)
+        self._decoding = {} if step.prefills else counts
 
     @staticmethod
-    def _find_prefills(planned: _Planned, carried: Mapping[str, Any], requests: Mapping[str, Any]) -> None:
-        for name, count in planned.output.num_scheduled_tokens.items():
+    def _prefills(output: Any, requests: Mapping[str, Any]) -> list[tuple[str, int]]:
+        found = []
+        carried = output.scheduled_spec_decode_tokens
+        for name, count in output.num_scheduled_tokens.items():
             spec = carried.get(name)
             request = requests[name]
             before = request.num_computed_tokens
             if count != (len(spec) + 1 if spec else 1) or before < request.num_prompt_tokens:
-                planned.prefills.append((name, before + count))
+                found.append((name, before + count))
+        return found
 
-    def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> Result | None:
-        """The step's result has come, before the scheduler takes it in; None for a step without tokens."""
-        planned = self._pop(output)
+    def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> Ended | None:
+        """The step's result has come, before the scheduler takes it in; None for a step without tokens.
+
+        Only what does not keep is taken down: the time, how many tokens came, and who is still there.
+        """
+        step = self._pop(output)
         now, before = self._clock(), self._last_update
         self._last_update = now
         self._continuous = True
-        if planned is None:
+        if step is None:
             return None
-        begun = planned.begun if math.isnan(before) else max(before, planned.begun)
-        ended = Result(planned, now - begun)
-        self._collect(ended, output, result, requests)
-        steady = planned.continuous and planned.drafts == planned.verifies and not planned.prefills
-        if steady and 2 * len(ended.accepted) > planned.batch:
-            ended.step_ms = 1000.0 * (now - before)
-        return ended
+        # `before` is NaN at first, and a NaN is never larger.
+        step.seconds = now - (before if before > step.begun else step.begun)
+        if step.continuous and step.drafts == step.verifies and not step.prefills:
+            step.step_ms = 1000.0 * (now - before)
+        sampled = result.sampled_token_ids
+        if sampled is not None and len(sampled):
+            step.result = result
+            step.lengths = list(map(len, sampled))
+            counts = output.num_scheduled_tokens
+            if self._lingering or not counts.keys() <= requests.keys():
+                step.gone = frozenset(
+                    name
+                    for name in counts
+                    if name not in requests or (self._lingering and requests[name].is_finished())
+                )
+        return step
 
     def last_update(self) -> float:
         """When the last step's result came, by the clock; never: minus infinity."""
@@ -124,28 +166,44 @@ class Steps:
         """Nothing is left to do: the next step follows a pause."""
         self._continuous = False
 
-    def _pop(self, output: Any) -> _Planned | None:
+    def _pop(self, output: Any) -> Ended | None:
         if not output.num_scheduled_tokens:
             return None
         while self._in_flight:
-            planned = self._in_flight.popleft()
-            if planned.output is output:
-                return planned
+            step = self._in_flight.popleft()
+            if step.output is output:
+                return step
         return None
 
-    def _collect(self, ended: Result, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
-        sampled, index = result.sampled_token_ids, result.req_id_to_index
-        if sampled is None or not len(sampled):
-            return
-        carried, k = output.scheduled_spec_decode_tokens, ended.k
-        invalid = getattr(output, "num_invalid_spec_tokens", None) or {}
-        prefills = {name for name, _ in ended.prefills} if ended.prefills else ()
-        for name in output.num_scheduled_tokens:
-            tokens = len(sampled[index[name]])
-            if not tokens or name not in requests or (self._lingering and requests[name].is_finished()):
+    def read(self, ended: Ended) -> Result:
+        """What the step brought, at leisure."""
+        found = Result(ended)
+        if ended.lengths:
+            self._collect(found, ended)
+        if 2 * len(found.accepted) > found.batch:
+            found.step_ms = ended.step_ms
+        return found
+
+    @staticmethod
+    def _collect(found: Result, ended: Ended) -> None:
+        output, lengths, gone, k = ended.output, ended.lengths, ended.gone, ended.verifies
+        index, counts = ended.result.req_id_to_index, output.num_scheduled_tokens
+        invalid = getattr(output, "num_invalid_spec_tokens", None) or ()
+        if ended.uniform and not gone and not invalid:
+            got = [lengths[index[name]] for name in counts]
+            if 0 not in got:
+                found.tokens = sum(got)
+                found.accepted = [n - 1 if n <= k else k for n in got]
+                found.requests = list(counts)
+                return
+        carried = output.scheduled_spec_decode_tokens
+        prefills = {name for name, _ in ended.prefills}
+        for name in counts:
+            tokens = lengths[index[name]]
+            if not tokens or name in gone:
                 continue  # it ended while this step was under way, or is still in its prompt
-            ended.tokens += tokens
-            if len(carried.get(name, ())) != k or name in prefills or invalid.get(name):
+            found.tokens += tokens
+            if len(carried.get(name, ())) != k or name in prefills or (invalid and invalid.get(name)):
                 continue
-            ended.accepted.append(tokens - 1 if tokens <= k else k)
-            ended.requests.append(name)
+            found.accepted.append(tokens - 1 if tokens <= k else k)
+            found.requests.append(name)

@@ -6,6 +6,7 @@ Written by the scheduler's thread only; readers in other threads see numbers tha
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -132,32 +133,48 @@ class Tally:
 
 
 class Overhead:
-    """How long our own code held up a step, over the last steps: processor time of the thread, and by the clock."""
+    """Our own time in a step, over the last steps: processor time of the thread, and by the clock.
+
+    What runs while the device computes ("beside") is part of every figure but the ones called held: those are
+    between two steps, where the device may wait for us.
+    """
 
     def __init__(self, keep: int = 4096) -> None:
-        self._cpu = [0] * keep
-        self._wall = [0] * keep
+        self._rings = tuple(array("q", bytes(8 * keep)) for _ in range(4))
+        self._keep = keep
         self.count = 0
-        self.cpu_ns = 0
-        self.wall_ns = 0
+        self._sums = [0, 0, 0, 0]
 
-    def add(self, cpu_ns: int, wall_ns: int) -> None:
-        """One step, nanoseconds."""
-        at = self.count % len(self._cpu)
-        self._cpu[at], self._wall[at] = cpu_ns, wall_ns
+    def add(self, cpu_ns: int, wall_ns: int, cpu_beside: int = 0, wall_beside: int = 0) -> None:
+        """One step, nanoseconds: between the steps, and beside the device's work."""
+        at = self.count % self._keep
         self.count += 1
-        self.cpu_ns += cpu_ns
-        self.wall_ns += wall_ns
+        cpu, wall, held, held_wall = self._rings
+        sums = self._sums
+        cpu[at] = cpu_ns + cpu_beside
+        wall[at] = wall_ns + wall_beside
+        held[at] = cpu_ns
+        held_wall[at] = wall_ns
+        sums[0] += cpu_ns + cpu_beside
+        sums[1] += wall_ns + wall_beside
+        sums[2] += cpu_ns
+        sums[3] += wall_ns
+
+    @property
+    def cpu_ns(self) -> int:
+        """Processor time of all steps."""
+        return self._sums[0]
 
     def quantiles(self) -> dict[str, float]:
         """Microseconds. The clock's figures hold what the machine's other processes took away as well."""
         found: dict[str, float] = {}
-        for prefix, ring, total in (("", self._cpu, self.cpu_ns), ("wall", self._wall, self.wall_ns)):
-            last = sorted(ring[: min(self.count, len(ring))])
-            if last:
-                picked = {"P50Us": last[len(last) // 2], "P99Us": last[int(0.99 * len(last))], "MaxUs": last[-1]}
-                picked["MeanUs"] = total // self.count
-                found |= {_name(prefix, name): round(ns / 1000.0, 2) for name, ns in picked.items()}
+        if not self.count:
+            return found
+        for prefix, ring, total in zip(("", "wall", "held", "heldWall"), self._rings, self._sums, strict=True):
+            last = sorted(ring[: min(self.count, self._keep)])
+            picked = {"P50Us": last[len(last) // 2], "P99Us": last[int(0.99 * len(last))], "MaxUs": last[-1]}
+            picked["MeanUs"] = total // self.count
+            found |= {_name(prefix, name): round(ns / 1000.0, 2) for name, ns in picked.items()}
         return found
 
 
