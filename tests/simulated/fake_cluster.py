@@ -165,7 +165,8 @@ class FakeCluster:
             metadata["name"] = f"{deployment['metadata']['name']}-{self._born}"
             metadata["ownerReferences"] = [{"kind": "ReplicaSet", "name": "rs", "uid": uid, "controller": True}]
             self.put({"kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": {}})
-        for pod in sorted(alive, key=lambda pod: bool(pod["status"]))[: len(alive) - deployment["spec"]["replicas"]]:
+        excess = max(0, len(alive) - deployment["spec"]["replicas"])
+        for pod in sorted(alive, key=lambda pod: bool(pod["status"]))[:excess]:
             pod["metadata"]["deletionTimestamp"] = moment.text(self.now)
             self._change(pod, pod)
 

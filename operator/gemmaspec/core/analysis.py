@@ -27,6 +27,8 @@ CLUSTER: Final = 250.0
 # A good engine is at least half-way above the limit in 70 % of the spans between two scrapes, one that loses too
 # much in at most 30 %: so for noise of up to a fifth of the speed. Neighbouring spans are alike: two weigh as one.
 SLOW, FAST, ALIKE = 0.3, 0.7, 2.0
+# Above the limit by this share of what the good revision earned, a new one is surely good enough.
+INDIFFERENT: Final = 0.2
 # Speeds compare between like batches only.
 LIKE_BATCH: Final = 1.5
 # A span with fewer outputs says nothing about speed.
@@ -195,7 +197,8 @@ def _drafts(rules: Rules, seen: Seen, baseline: Baseline) -> _Test | None:
     design = depth * (1.0 + (min(CLUSTER, seen.ever.drafts / max(1.0, seen.requests)) - 1.0) / (CONCENTRATION + 1.0))
     # The baseline was measured, too: what it may have been at worst is what has to be matched.
     doubt = 2.0 * (known * max(0.0, 1.0 - known) * design / (baseline.drafts * depth)) ** 0.5
-    high = min(known - doubt, 0.999)
+    fine = (before * (1.0 - rules.max_loss + min(rules.max_loss, INDIFFERENT)) - 1.0) / depth
+    high = min(known - doubt, fine, 0.999)
     if high <= least:
         return _Test(None, "FewDrafts", "too few drafts of the last good revision are known to compare with")
     test = Sprt(least, high, false_accept=ERROR, false_reject=ERROR, design_effect=max(1.0, design))
@@ -212,7 +215,7 @@ def _speed(rules: Rules, seen: Seen, baseline: Baseline) -> _Test | None:
     if seen.k < len(baseline.conditional):
         return None  # fewer drafts, or none, are what the spec asks for, whatever that costs
     like = [span.tokens for span in seen.spans if known.batch / LIKE_BATCH <= span.batch <= known.batch * LIKE_BATCH]
-    limit = known.tokens * (1.0 - rules.max_loss / 2.0)
+    limit = known.tokens * (1.0 - rules.max_loss + min(rules.max_loss, INDIFFERENT) / 2.0)
     fast = sum(1 for tokens in like if tokens >= limit)
     test = Sprt(SLOW, FAST, false_accept=ERROR, false_reject=ERROR, design_effect=ALIKE)
     good = test.observe(fast, len(like) - fast)

@@ -208,7 +208,8 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     if verdict is not None and verdict.answer in (Answer.PROMOTE, Answer.REJECT):
         turn = trial.turn(known, planned.revision, verdict, observation.resource.status)
         return turned(turn, turn.rollout.stable, resolved, observation.now)
-    facts = replace(facts, rollout=trial.settled(known, planned, facts), verdict=verdict)
+    recorded = observation.child("ConfigMap", planned.config["metadata"]["name"]) is not None
+    facts = replace(facts, rollout=trial.settled(known, planned, facts, recorded), verdict=verdict)
     body = status.working(observation, facts)
     reading = _reading(resolved, facts)
     state = memory.load(observation.resource.status)

@@ -139,14 +139,17 @@ def turn(known: Rollout, revision: str, verdict: Verdict, status: Mapping[str, A
     return canary.reject(known, revision, verdict.reason, message, status)
 
 
-def settled(known: Rollout, planned: Plan, facts: Facts) -> Rollout:
-    """What needs no turn: a first revision that serves is good, and the good pin goes on under another K."""
+def settled(known: Rollout, planned: Plan, facts: Facts, recorded: bool) -> Rollout:
+    """What needs no turn: a first revision that serves is good, and the good pin goes on under another K.
+
+    recorded: the revision's ConfigMap exists; before that, the one to go back to is the earlier one.
+    """
     if not known.good:
         if facts.boxes == 0 or facts.ready < facts.boxes or facts.change.state.fault:
             return known
         message = f"revision {planned.revision} serves; there was none before it to compare with"
         return canary.promote(known, planned.revision, "FirstRevision", message, {}).rollout
-    return known if known.phase is Phase.ANALYSING else replace(known, stable=planned.revision)
+    return known if known.phase is Phase.ANALYSING or not recorded else replace(known, stable=planned.revision)
 
 
 def remembered(children: Iterable[Child], facts: Facts) -> set[str]:
