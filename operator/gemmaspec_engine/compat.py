@@ -39,7 +39,7 @@ RELEASES: tuple[Release, ...] = (
     Release("0.24.0", v2=False),
     Release("0.25.0", v2=False),
     Release("0.25.1", v2=False),
-    Release("0.26.0", v2=True, patches=(CAPTURE, DRAFTER)),
+    Release("0.26.0", v2=True, patches=(CAPTURE, DRAFTER), engines=("NVIDIA H200",)),  # bench/results/gpu.md
     Release("0.27.0", v2=False),
     Release("0.27.1", v2=False),
     Release("0.28.0", v2=False),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gemmaspec.adapters.files import ENTRIES, PACKAGE, SITE, engine_files
+from gemmaspec.adapters.files import ENTRIES, LIVE_ENTRIES, PACKAGE, SITE, engine_files
 from gemmaspec.core.pod import config_key
 
 FILES = engine_files()
@@ -53,3 +53,26 @@ def test_one_entry_brings_only_what_it_needs() -> None:
     assert f"{PACKAGE}/finding.py" in alone
     assert f"{PACKAGE}/launch.py" not in alone
     assert len(alone) < len(FILES)
+
+
+def test_live_files_are_a_distribution_with_the_plug_in(tmp_path: Path) -> None:
+    """What vLLM asks the interpreter for, in a bare one: the entry point is found, and what it names can be called."""
+    for path, text in engine_files(LIVE_ENTRIES).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    code = (
+        "from importlib.metadata import entry_points\n"
+        "(found,) = entry_points(group='vllm.general_plugins')\n"
+        "print(found.name, found.load().__name__)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout.split() == ["gemmaspec", "register"], ran.stderr
+    assert not [path for path in FILES if "dist-info" in path], "only engines with the agent have it"

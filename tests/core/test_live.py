@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gemmaspec.adapters.engine import ScrapeError, parse_report
+from gemmaspec.api.spec import Accelerator
 from gemmaspec.core import agenthealth, control, live
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.agent import Report, Wanted
@@ -21,6 +22,7 @@ from gemmaspec.core.plan import plan
 from gemmaspec.core.reconcile import Settings, Steer, reconcile
 from gemmaspec.core.resolve import Resolved, resolve
 from gemmaspec.recipes import load
+from gemmaspec_engine import compat
 
 KEY = b"a key of at least sixteen bytes"
 OWNER = Owner("llm", "tiny", "uid-1")
@@ -55,7 +57,6 @@ def test_auto_takes_live_only_where_version_and_device_were_tested_together() ->
     [
         ({}, "GEMMASPEC_KEY_FILE"),
         ({"engine": {"vllm": "0.19.1"}}, "not tried with vLLM 0.19.1"),
-        ({"engine": {"vllm": "0.26.0"}}, "patches in the engine"),
         ({"engine": {"extraArgs": ["--compilation-config={}"]}}, "--compilation-config"),
     ],
 )
@@ -64,6 +65,29 @@ def test_live_that_can_not_be_had_stalls_with_the_reason(change: dict[str, Any],
     assert problem is not None
     assert problem.reason == "LiveUnavailable"
     assert said in str(problem)
+
+
+def test_a_vllm_that_the_plug_in_mends_runs_with_the_runner_that_is_mended() -> None:
+    def runner(version: str, accelerator: str) -> str | None:
+        fields = {"engine": {"vllm": version}, "nodes": {"accelerator": accelerator}}
+        found = live.environment("token", resolve(spec() | fields, load()))
+        return found.get("VLLM_USE_V2_MODEL_RUNNER")
+
+    assert runner("0.26.0", "Any") == "1"
+    assert runner("0.32.0", "Any") is None, "its default is the right one"
+    assert runner("0.26.0", "CPU") is None
+
+
+def test_auto_takes_live_for_no_pair_that_was_not_tested() -> None:
+    """Every version of the matrix and one beyond, on every device."""
+    took = set()
+    for version in [*(entry.version for entry in compat.RELEASES), "0.34.0"]:
+        for accelerator in Accelerator:
+            fields = {"engine": {"vllm": version}, "nodes": {"accelerator": str(accelerator)}}
+            found = resolve(spec("Auto") | fields, load())
+            if live.is_live(found, steerable=True):
+                took.add((version, str(accelerator)))
+    assert took == {("0.32.0", "CPU")}
 
 
 def test_k_0_is_a_k_like_others_where_the_engine_was_started_for_more() -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-PACKAGE = "gemmaspec_engine"
+from gemmaspec_engine.agent.plugin import ENTRY_POINTS, METADATA
 
+PACKAGE = "gemmaspec_engine"
 
 # What the pod starts with `python3 -m`, and the import hook that patched modules need.
 ENTRIES = ("launch", "preflight", "probe", "pinned_import", "weights")
 # With the agent that moves K in the running engine.
-LIVE_ENTRIES = (*ENTRIES, "agent.scheduler", "agent.plugin")
+PLUGIN = "agent.plugin"
+LIVE_ENTRIES = (*ENTRIES, "agent.scheduler", PLUGIN)
 SITE = "site/sitecustomize.py"
 
 
-def engine_files(entries: Iterable[str] = ENTRIES) -> Mapping[str, str]:
+def engine_files(entries: Collection[str] = ENTRIES) -> Mapping[str, str]:
     """Path -> text of the modules that ``entries`` need, and no others.
 
     A change of a file restarts engines: a file that an engine does not import is not delivered to it.
@@ -33,6 +35,8 @@ def engine_files(entries: Iterable[str] = ENTRIES) -> Mapping[str, str]:
         path, text = located
         found[path] = text
         waiting += sorted(_imports(module, path, text))
+    if PLUGIN in entries:  # vLLM finds it by the metadata of a distribution beside the package
+        found |= {f"{PACKAGE}.dist-info/METADATA": METADATA, f"{PACKAGE}.dist-info/entry_points.txt": ENTRY_POINTS}
     found[f"{PACKAGE}/{SITE}"] = root.joinpath(SITE).read_text(encoding="utf-8")
     return dict(sorted(found.items()))
 

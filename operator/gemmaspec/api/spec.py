@@ -44,6 +44,7 @@ class Mode(StrEnum):
     FIXED = "Fixed"
     ROLLBACK = "Rollback"
     ADAPTIVE = "Adaptive"
+    ENGINE = "Engine"
 
 
 class Actuator(StrEnum):
@@ -371,7 +372,8 @@ class Control(Model):
     mode: Mode | None = Field(
         None,
         description="`Fixed` reports only; `Rollback` (default) lowers K on evidence and raises it again later; "
-        "`Adaptive` moves K both ways within kMin and kMax, step by step (Live only).",
+        "`Adaptive` moves K both ways within kMin and kMax, step by step (Live only); `Engine` drafts k tokens, of "
+        "which vLLM's adaptive verification chooses how many it verifies (vLLM ≥ 0.30, on a GPU).",
     )
     k_min: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(None, description="Least K. Default 0.")
     k_max: Annotated[int, Field(ge=0, le=MAX_K)] | None = Field(
@@ -406,7 +408,12 @@ class Control(Model):
                 saying=f"'kMin ' + {DIGITS}[self.kMin] + ' is above kMax ' + "
                 f"{DIGITS}[has(self.kMax) ? self.kMax : 8] + '; lower kMin or raise kMax'",
                 at=".kMin",
-            )
+            ),
+            rule(
+                "!has(self.mode) || self.mode != 'Engine' || !has(self.actuator) || self.actuator != 'Live'",
+                "mode 'Engine' leaves K to vLLM, and actuator 'Live' to the agent; choose one of them",
+                at=".mode",
+            ),
         )
     }
 

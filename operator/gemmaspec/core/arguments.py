@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gemmaspec.api.spec import Method, ModelSpec, Scheduling
+from gemmaspec.api.spec import Method, Mode, ModelSpec, Scheduling
 from gemmaspec.core import live as live_k
+from gemmaspec.core import verification
 from gemmaspec.core.resolve import Resolved
 
 SHUTDOWN_TIMEOUT_SINCE = (0, 18)
@@ -104,6 +105,8 @@ def speculative_config(resolved: Resolved, k: int, live: bool = False) -> dict[s
         if drafter.revision:
             config["revision"] = drafter.revision
     config |= live_k.speculation(resolved) if live else {"num_speculative_tokens": k}
+    if resolved.control.mode is Mode.ENGINE:
+        config[verification.KEY] = True
     if resolved.method is Method.NGRAM:
         config["prompt_lookup_max"] = NGRAM_LOOKUP_MAX
     return config

@@ -113,7 +113,7 @@ def step(
         fresh = replace(start(engine, desired), proved=state.proved, steps=state.steps, boot_seconds=state.boot_seconds)
         return Change(replace(fresh, changed_at=now))
     state = _learn(state, evidence)
-    if settings.mode is Mode.FIXED:
+    if settings.mode in (Mode.FIXED, Mode.ENGINE):
         return Change(_fixed(state, evidence, now))
     if state.fault and state.effective == 0:
         return Change(state)
@@ -176,11 +176,11 @@ def _learn(state: ControlState, evidence: Evidence) -> ControlState:
 
 
 def _fixed(state: ControlState, evidence: Evidence, now: float) -> ControlState:
-    """Mode Fixed: K is the desired one, a fault is reported and nothing else."""
+    """Modes Fixed and Engine: K is the desired one, a fault is reported and nothing else."""
     if state.effective != state.desired:
         state = replace(state, effective=state.desired, changed_at=now)
     fault = state.fault or _is_fault(state, evidence)
-    reason = "this engine accepts none of its drafts; the drafter is broken, and mode Fixed leaves K" if fault else ""
+    reason = "this engine accepts none of its drafts; the drafter is broken, and the mode leaves K" if fault else ""
     return replace(state, fault=fault, hold_until=None, hold_seconds=None, on_trial=False, reason=reason)
 
 

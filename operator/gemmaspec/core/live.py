@@ -50,7 +50,9 @@ def problem(resolved: Resolved, steerable: bool) -> Problem | None:
 
 def is_live(resolved: Resolved, steerable: bool) -> bool:
     """Whether K is moved by the agent. ``Auto`` picks it only for tested pairs of version and device."""
-    if resolved.control.actuator is Actuator.RESTART or _refusal(resolved, steerable):
+    if resolved.control.actuator is Actuator.RESTART or resolved.control.mode is Mode.ENGINE:
+        return False
+    if _refusal(resolved, steerable):
         return False
     if resolved.control.actuator is Actuator.LIVE:
         return True
@@ -73,9 +75,6 @@ def _refusal(resolved: Resolved, steerable: bool) -> str:
     extra = (resolved.spec.engine.extra_args if resolved.spec.engine else None) or []
     if any(flag.startswith("--compilation-config") for flag in extra):
         return "extraArgs sets --compilation-config, which the graphs of the K grid need"
-    known = compat.find(_version(resolved))
-    if known is not None and known.patches:
-        return f"vLLM {known.version} needs patches in the engine that the operator does not bring; use 0.32 or later"
     return compat.refusal(_version(resolved))
 
 
@@ -117,14 +116,19 @@ def arguments(resolved: Resolved) -> list[str]:
     return found
 
 
-def environment(secret: str) -> dict[str, str]:
-    """Environment of the agent; it holds the token's hash, never the token."""
+def environment(secret: str, resolved: Resolved) -> dict[str, str]:
+    """Environment of the agent; it holds the token's hash, never the token. A vLLM that the plug-in mends is told to
+    use the runner that is mended: its own default is the other one for some models.
+    """
     value = {
         "port": AGENT_PORT,
         "tokenSha256": hashlib.sha256(secret.encode()).hexdigest(),
         "stateDir": names.STATE_DIR,
     }
-    return {"GEMMASPEC_AGENT": json.dumps(value, separators=(",", ":"), sort_keys=True)}
+    known = compat.find(_version(resolved))
+    runner = known is not None and known.patches and resolved.accelerator is not Accelerator.CPU
+    agent = {"GEMMASPEC_AGENT": json.dumps(value, separators=(",", ":"), sort_keys=True)}
+    return agent | ({"VLLM_USE_V2_MODEL_RUNNER": "1"} if runner else {})
 
 
 def wanted(resolved: Resolved, fault: bool) -> Wanted:

@@ -188,7 +188,7 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
         "VLLM_ENGINE_READY_TIMEOUT_S": str(spec.rollout.startup_seconds),
     }
     if agent:
-        fixed |= live.environment(agent)
+        fixed |= live.environment(agent, resolved)
     given = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
     if repositories(resolved):
         # Who downloads must reach the hub; the engine must not: its weights are there, and nothing else may be had.

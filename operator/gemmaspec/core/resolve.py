@@ -22,6 +22,7 @@ from gemmaspec.api.spec import (
     Mode,
     UtilizationMode,
 )
+from gemmaspec.core import verification
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Prior, Recipe, Recipes
 
@@ -259,6 +260,7 @@ def _contradictions(spec: GemmaSpecDeploySpec) -> list[Problem]:
                 "cache with memory.kvCacheBytes",
             )
         )
+    problems += verification.problems(spec)
     engine = spec.engine
     if engine and engine.image and not DIGEST.search(engine.image) and not engine.allow_tag:
         problems.append(

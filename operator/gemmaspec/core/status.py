@@ -262,7 +262,8 @@ def speculation(observation: Observation, resolved: Resolved, state: ControlStat
         return Verdict(kind, "Unknown", "OnTrial", state.reason)
     if not state.proved:
         return Verdict(kind, "Unknown", "NotMeasured", "too few drafts so far to judge the drafter")
-    note = " (mode Fixed: K is reported, not moved)" if resolved.control.mode is Mode.FIXED else ""
+    mode = resolved.control.mode
+    note = f" (mode {mode}: K is reported, not moved)" if mode in (Mode.FIXED, Mode.ENGINE) else ""
     return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} as asked for{note}")
 
 
