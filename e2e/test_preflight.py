@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -31,12 +32,6 @@ _CROWDED_SECONDS: Final = 420.0
 _MODULE: Final = "vllm.model_executor.models.gemma4_mtp"
 _SMALL: Final = {"resources": {"requests": {"cpu": "200m", "memory": "64Mi"}}}  # nine fit on two cores
 _TRANSFORMERS: Final = "5.18.0"  # the engine's own is another one
-_A_PATCH: Final = {
-    "apiVersion": "v1",
-    "kind": "ConfigMap",
-    "metadata": {"name": "a-patch"},
-    "data": {"it": "raise SystemExit\n"},
-}
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,12 @@ class Case:
     hub: bool = False
 
 
-def _patch(source: str) -> dict[str, Any]:
-    wrong = "0" * 64
-    return {"patches": [{"module": _MODULE, "sha256": wrong, "source": {"configMap": {"name": source, "key": "it"}}}]}
+def _patch(source: str, sha256: str = "0" * 64) -> dict[str, Any]:
+    return {"patches": [{"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": source, "key": "it"}}}]}
+
+
+def _config_map(name: str, text: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"it": text}}
 
 
 def _drafter(name: str) -> dict[str, Any]:
@@ -96,7 +94,7 @@ CASES: Final = (
 def refused(site: Site, mirror: Mirror) -> Iterator[dict[str, Resource]]:
     """All the cases, applied at once: their preflights run side by side."""
     secret(site.kubectl, "hub-token", TOKEN)
-    site.kubectl.apply(json.dumps(_A_PATCH), "-n", NAMESPACE)
+    site.kubectl.apply(json.dumps(_config_map("a-patch", "raise SystemExit\n")), "-n", NAMESPACE)
     applied: dict[str, Resource] = {}
     try:
         for case in CASES:
@@ -154,7 +152,7 @@ def test_none_of_them_restarts_or_downloads(refused: dict[str, Resource], mirror
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_alone_it_is_refused_within_a_minute(site: Site, mirror: Mirror, case: Case) -> None:
     secret(site.kubectl, "hub-token", TOKEN)
-    site.kubectl.apply(json.dumps(_A_PATCH), "-n", NAMESPACE)
+    site.kubectl.apply(json.dumps(_config_map("a-patch", "raise SystemExit\n")), "-n", NAMESPACE)
     resource = site.apply(f"alone-{case.name}", **_changes(case, mirror))
     try:
         said = resource.wait_condition("Preflight", "False", _CROWDED_SECONDS)
@@ -166,14 +164,29 @@ def test_alone_it_is_refused_within_a_minute(site: Site, mirror: Mirror, case: C
         resource.delete(90)
 
 
-def test_install_brings_another_transformers_and_the_engine_serves_with_it(site: Site, mirror: Mirror) -> None:
+# The bundled module, run as it is, and a word of its own.
+_HARMLESS: Final = """
+import pathlib, sys
+import vllm.model_executor.models as models
+exec(compile((pathlib.Path(models.__file__).parent / "gemma4_mtp.py").read_text(), "gemma4_mtp.py", "exec"))
+sys.stderr.write("the patch was here\\n")
+"""
+
+
+def test_the_engine_serves_with_the_transformers_and_the_patch_that_were_pinned(site: Site, mirror: Mirror) -> None:
     mirror.add(wheel_of("transformers", _TRANSFORMERS))
     wanted = {"version": _TRANSFORMERS, "mode": "Install"}
-    resource = site.apply("installs", engine={"transformers": wanted, "env": mirror.pip_environment})
+    site.kubectl.apply(json.dumps(_config_map("harmless", _HARMLESS)), "-n", NAMESPACE)
+    sha256 = hashlib.sha256(_HARMLESS.encode()).hexdigest()
+    pinned = {"transformers": wanted, **_patch("harmless", sha256)}
+    resource = site.apply("installs", engine={**pinned, "env": mirror.pip_environment})
     try:
         body = resource.wait_settled(BOOT_SECONDS)
         assert body["status"]["engine"]["transformers"] == _TRANSFORMERS
+        assert body["status"]["engine"]["patches"] == {_MODULE: sha256[:12]}
         assert _TRANSFORMERS in condition(body, "Preflight")["message"]
+        log = resource.kubectl("logs", resource.pods()[-1]["metadata"]["name"], "-c", names.ENGINE_CONTAINER)
+        assert "the patch was here" in log
         with door(site.cluster, resource.name, PORT, NAMESPACE) as base_url:
             client = OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=60)
             answer = client.chat.completions.create(

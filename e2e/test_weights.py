@@ -13,6 +13,9 @@ from openai import OpenAI
 from demo.door import door
 from demo.resource import Resource
 from gemmaspec.core import names
+from gemmaspec.core.caches import compile_key
+from gemmaspec.core.resolve import resolve
+from gemmaspec.recipes import load
 from mirror import COMMIT, Mirror
 from mirror.contents import ASSISTANT, TARGET, TOKEN
 from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, secret
@@ -21,22 +24,23 @@ from tinypair.languages import prompt
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
-_CLAIM: Final = "weights"
+_CLAIMS: Final = ("weights", "compiled")
 _WEIGHTS: Final = [f"{ASSISTANT}/model.safetensors", f"{TARGET}/model.safetensors"]
 
 
 @pytest.fixture(scope="module")
 def downloaded(site: Site, mirror: Mirror) -> Iterator[Resource]:
-    """An engine whose pair came from the hub, Ready; its cache is a claim that outlives its pods."""
+    """An engine whose pair came from the hub, Ready; its caches are claims that outlive its pods."""
     secret(site.kubectl, "hub-token", TOKEN)
-    site.kubectl.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": _claim()}), "-n", NAMESPACE)
+    site.kubectl.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": _claims()}), "-n", NAMESPACE)
     resource = site.apply(
         "hub",
         model={"target": TARGET, "revision": COMMIT},
         speculative={"drafter": {"model": ASSISTANT, "revision": COMMIT}},
         engine={"env": [{"name": "HF_ENDPOINT", "value": mirror.url}]},
         cache={
-            "weights": {"pvc": {"claimName": _CLAIM}},
+            "weights": {"pvc": {"claimName": _CLAIMS[0]}},
+            "compile": {"pvc": {"claimName": _CLAIMS[1]}},
             "download": {"tokenSecretRef": {"name": "hub-token", "key": "key"}},
         },
     )
@@ -45,13 +49,18 @@ def downloaded(site: Site, mirror: Mirror) -> Iterator[Resource]:
         yield resource
     finally:
         resource.delete()
-        site.kubectl("delete", "-n", NAMESPACE, f"pvc/{_CLAIM}", "--timeout=60s")
-        site.kubectl("delete", f"pv/{NAMESPACE}-{_CLAIM}", "--timeout=60s")
+        for claim in _CLAIMS:
+            site.kubectl("delete", "-n", NAMESPACE, f"pvc/{claim}", "--timeout=60s")
+            site.kubectl("delete", f"pv/{NAMESPACE}-{claim}", "--timeout=60s")
 
 
-def _claim() -> list[dict[str, Any]]:
-    """A claim, and a volume made for it by hand: the cluster has no provisioner."""
-    volume, size, modes = f"{NAMESPACE}-{_CLAIM}", {"storage": "1Gi"}, ["ReadWriteOnce"]
+def _claims() -> list[dict[str, Any]]:
+    """Claims, and volumes made for them by hand: the cluster has no provisioner."""
+    return [body for claim in _CLAIMS for body in _claim(claim)]
+
+
+def _claim(name: str) -> list[dict[str, Any]]:
+    volume, size, modes = f"{NAMESPACE}-{name}", {"storage": "1Gi"}, ["ReadWriteOnce"]
     place = {"path": f"/var/lib/{volume}-{uuid4()}", "type": "DirectoryOrCreate"}  # nothing of an earlier session
     held = {"accessModes": modes, "storageClassName": ""}
     return [
@@ -59,12 +68,12 @@ def _claim() -> list[dict[str, Any]]:
             "apiVersion": "v1",
             "kind": "PersistentVolume",
             "metadata": {"name": volume},
-            "spec": {**held, "capacity": size, "hostPath": place, "claimRef": {"namespace": NAMESPACE, "name": _CLAIM}},
+            "spec": {**held, "capacity": size, "hostPath": place, "claimRef": {"namespace": NAMESPACE, "name": name}},
         },
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": _CLAIM},
+            "metadata": {"name": name},
             "spec": {**held, "resources": {"requests": size}, "volumeName": volume},
         },
     ]
@@ -85,6 +94,17 @@ def test_the_engine_is_offline_and_never_sees_the_token(downloaded: Resource) ->
     told = downloaded.kubectl("exec", pod, "-c", names.ENGINE_CONTAINER, "--", "env").splitlines()
     assert "HF_HUB_OFFLINE=1" in told
     assert [line for line in told if line.startswith("HF_TOKEN") or TOKEN in line] == []
+
+
+def test_the_engine_leaves_what_it_compiled_in_the_cache_of_its_image(downloaded: Resource) -> None:
+    pod = downloaded.pods()[-1]["metadata"]["name"]
+    key = compile_key(resolve(downloaded.read()["spec"], load()))
+    look = 'echo "$VLLM_CACHE_ROOT"; grep " $1 " /proc/self/mountinfo; find "$VLLM_CACHE_ROOT" -type f'
+    command = ("sh", "-c", look, "sh", names.COMPILE_DIR)
+    root, mounted, *files = downloaded.kubectl("exec", pod, "-c", names.ENGINE_CONTAINER, "--", *command).splitlines()
+    assert root == f"{names.COMPILE_DIR}/vllm"
+    assert mounted.split()[3].endswith(f"/{key}"), "only what engines like it left"
+    assert files, "vLLM wrote there"
 
 
 def test_a_second_pod_finds_the_weights_in_the_cache(downloaded: Resource, mirror: Mirror) -> None:

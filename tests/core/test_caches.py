@@ -23,7 +23,11 @@ def spec(cache: Mapping[str, Any], image: str = IMAGE, **engine: Any) -> dict[st
 
 
 def planned(cache: Mapping[str, Any], **engine: Any) -> Plan:
-    resolved = resolve(spec(cache, **engine), load())
+    return planned_of(spec(cache, **engine))
+
+
+def planned_of(body: Mapping[str, Any]) -> Plan:
+    resolved = resolve(body, load())
     return plan(OWNER, resolved, resolved.k, {})
 
 
@@ -63,6 +67,14 @@ def test_other_weights_are_another_engine() -> None:
     assert identity(WEIGHTS) != identity(WEIGHTS.replace("2" * 64, "3" * 64))
     claim = engine_identity(resolve(spec({"weights": {"pvc": {"claimName": "a"}}}), load()))
     assert claim == engine_identity(resolve(spec({}), load()))
+
+
+def test_a_compile_cache_that_is_asked_for_wins_over_a_recipes_directory() -> None:
+    tiny = {"recipe": "tiny-cpu"}
+    (engine,) = pod_of(planned_of(tiny))["containers"]
+    assert variables(engine)["VLLM_CACHE_ROOT"] == "/opt/vllm/cache"
+    (engine,) = pod_of(planned_of({**tiny, "cache": {"compile": {"pvc": {"claimName": "compiled"}}}}))["containers"]
+    assert variables(engine)["VLLM_CACHE_ROOT"].startswith("/cache/compiled/")
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,16 @@ def test_the_intermediate_size_of_the_wrong_place() -> None:
     assert knownbad.check(combination(drafter=wrong)) == []
 
 
+def test_the_two_bugs_of_the_preview_image_show_in_the_configs() -> None:
+    """It took the drafter's MLP size from the wrong place and gave it the target's quantization: 0 % of drafts."""
+    target = target_31b(**QUANTIZED)
+    source = {"vllm": "0.20.2rc1.dev7", "target": target, "drafter": assistant(target, intermediate_size=4096)} | OLD
+    found = reasons(knownbad.check(combination(**source)))
+    assert {"TargetQuantizationReachesDrafter", "DrafterIntermediateSize"} <= set(found)
+    assert knownbad.check(combination(**source, patched=PATCHED)) == []
+    assert knownbad.check(combination(**source | {"vllm": "0.32.0", "transformers": "5.19.0"})) == []
+
+
 def test_each_rule_names_its_source() -> None:
     found = knownbad.check(combination(vllm="0.20.2", speculative=SCHEDULE, target=target_26b(**QUANTIZED)))
     assert len(found) >= 3

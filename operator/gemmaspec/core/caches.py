@@ -57,16 +57,24 @@ def mounts(resolved: Resolved) -> list[dict[str, Any]]:
 
 def environment(resolved: Resolved) -> dict[str, str]:
     """Variables that name the directories."""
-    compiled = resolved.spec.cache is not None and resolved.spec.cache.compile is not None
-    root = names.COMPILE_DIR if compiled else names.CACHE_DIR
-    found = {
+    found = compile_variables(resolved) or _below(names.CACHE_DIR)
+    if sealed(resolved):  # code of a model's repository is copied there before it is imported
+        found["HF_MODULES_CACHE"] = f"{names.CACHE_DIR}/modules"
+    return found
+
+
+def compile_variables(resolved: Resolved) -> dict[str, str]:
+    """Variables that name the compile cache; none where the spec asks for none."""
+    asked = resolved.spec.cache is not None and resolved.spec.cache.compile is not None
+    return _below(names.COMPILE_DIR) if asked else {}
+
+
+def _below(root: str) -> dict[str, str]:
+    return {
         "VLLM_CACHE_ROOT": f"{root}/vllm",
         "TRITON_CACHE_DIR": f"{root}/triton",
         "TORCHINDUCTOR_CACHE_DIR": f"{root}/inductor",
     }
-    if sealed(resolved):  # code of a model's repository is copied there before it is imported
-        found["HF_MODULES_CACHE"] = f"{names.CACHE_DIR}/modules"
-    return found
 
 
 def compile_key(resolved: Resolved) -> str:

@@ -190,6 +190,8 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
     if agent:
         fixed |= live.environment(agent, resolved)
     given = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
+    for name in caches.compile_variables(resolved):
+        given.pop(name, None)  # a recipe names a directory of its image; the field that asks for a cache wins
     if repositories(resolved):
         # Who downloads must reach the hub; the engine must not: its weights are there, and nothing else may be had.
         given.pop("HF_HUB_OFFLINE", None)
