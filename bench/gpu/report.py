@@ -83,6 +83,25 @@ def compare_table(rows: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
+def cost_table(rows: list[Row]) -> list[str]:
+    """What the agent took of each step: the account at the station's end."""
+    if not rows:
+        return []
+    last = {(row["station"], row["who"], row["streams"]): row for row in rows}
+    lines = ["### The agent's own time in a step, µs", ""]
+    lines += [
+        "Held: between two steps, where the device may wait for it. All: that and what runs beside the device.",
+        "",
+    ]
+    head = ["station", "K", "streams", "steps", "held, median", "held, 99 %", "all, median", "all, 99 %"]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (station, who, streams), row in sorted(last.items()):
+        figures = [f"{row[name]:.0f}" for name in ("heldP50Us", "heldP99Us", "allP50Us", "allP99Us")]
+        decided = "adaptive" if who == "adaptive" else "held"
+        lines.append("| " + " | ".join([station, decided, str(streams), str(row["steps"]), *figures]) + " |")
+    return [*lines, ""]
+
+
 def phase_table(rows: list[Row]) -> list[str]:
     """Tokens per second of each policy in each phase, and what adaptive reaches of the best static K."""
     lines: list[str] = []
@@ -139,29 +158,32 @@ def plot(rows: list[Row], out: Path) -> None:
         axis.set(title=station.split("-")[0].upper(), xlabel="K", ylabel="tokens per second", yscale="log")
         axis.legend(title="streams")
     figure.tight_layout()
-    figure.savefig(out / "gpu-sweep.svg")
+    figure.savefig(out)
 
 
 def main() -> None:
-    """Writes bench/results/gpu.md, gpu-sweep.svg and gpu.jsonl."""
+    """Writes bench/results/NAME.md, NAME-sweep.svg and NAME.jsonl."""
     parser = argparse.ArgumentParser(description="Report of a GPU run")
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--machine", default="", help="what it ran on")
+    parser.add_argument("--name", default="gpu", help="of the files written")
     arguments = parser.parse_args()
     rows = [json.loads(line) for file in arguments.results for line in file.read_text().splitlines() if line.strip()]
     by_kind = {
-        kind: [row for row in rows if row["kind"] == kind] for kind in ("sweep", "compare", "phases", "error", "status")
+        kind: [row for row in rows if row["kind"] == kind]
+        for kind in ("sweep", "compare", "costs", "phases", "error", "status")
     }
     OUT.mkdir(exist_ok=True)
     lines = ["# Live K on a GPU", "", f"{arguments.machine} `bench/gpu/README.md` says how. ± is a 95 % interval.", ""]
-    lines += sweep_table(by_kind["sweep"]) + compare_table(by_kind["compare"]) + phase_table(by_kind["phases"])
+    lines += sweep_table(by_kind["sweep"]) + compare_table(by_kind["compare"])
+    lines += cost_table(by_kind["costs"]) + phase_table(by_kind["phases"])
     for row in by_kind["status"]:
         facts = {name: row[name] for name in ("overhead", "exceptions")} | {"graphs": row["engine"]["graphs"]}
         lines.append(f"- {row['station']}: `{json.dumps(facts)}`")
     lines += [f"- error in {row['station']}: {row['error'].splitlines()[0]}" for row in by_kind["error"]]
-    (OUT / "gpu.md").write_text("\n".join(lines) + "\n")
-    plot(by_kind["sweep"], OUT)
-    with (OUT / "gpu.jsonl").open("wb") as raw:
+    (OUT / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
+    plot(by_kind["sweep"], OUT / f"{arguments.name}-sweep.svg")
+    with (OUT / f"{arguments.name}.jsonl").open("wb") as raw:
         for file in arguments.results:
             with file.open("rb") as source:
                 shutil.copyfileobj(source, raw)

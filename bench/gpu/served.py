@@ -22,9 +22,9 @@ sys.path.insert(0, str(SOURCE))
 from gemmaspec_engine.agent import plugin  # noqa: E402
 from gemmaspec_engine.agent.grid import schedule_for  # noqa: E402
 
-GRID = (0, 1, 2, 4, 8)
+GRID = tuple(int(k) for k in os.environ.get("BENCH_GRID", "0,1,2,4,8").split(","))
 SEQUENCES = 16
-BATCHES = (1, 2, 4, 8, 16)
+BATCHES = tuple(int(size) for size in os.environ.get("BENCH_BATCHES", "1,2,4,8,16").split(","))
 TOKEN = "bench"
 START_SECONDS = 420.0
 # Published acceptance, P(position reached and accepted), by model and number of drafts; 31B beyond 4 extrapolated.
@@ -80,6 +80,11 @@ class Served:
         scratch.write_text(json.dumps(rates))
         scratch.replace(self.rates)
 
+    @property
+    def costs(self) -> Path:
+        """Where the live engine writes what the agent took in each step; see `synthetic_dice`."""
+        return self.rates.with_suffix(".costs")
+
     def stop(self) -> None:
         """Ends the server and what it started."""
         self.process.send_signal(signal.SIGTERM)
@@ -134,6 +139,7 @@ def serve(model: str, kind: str, gpu: int, number: int, home: Path, share: float
         "CUDA_VISIBLE_DEVICES": str(gpu),
         "GEMMASPEC_AGENT": json.dumps(agent),
         "GPU_BENCH_RATES": str(rates),
+        "GPU_BENCH_COSTS": str(rates.with_suffix(".costs")) if kind == "live" else "",
         "VLLM_USE_V2_MODEL_RUNNER": "1",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_MOE_ROUTING_SIMULATION_STRATEGY": "uniform_random",

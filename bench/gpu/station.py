@@ -2,6 +2,8 @@
 
 26b-a  live engine and one without speculation side by side: sweep of K × streams, live K=0 against none
 26b-b  live engine and one at fixed K=4 side by side: held K=4 against fixed K=4, phases
+26b-d  live engine and one at fixed K=4 side by side, for BENCH_SECONDS: held K=4 against fixed K=4, and what the
+       agent takes of each step with K held and with `adaptive`
 31b-a  live engine: sweep, phases
 31b-b  one after another: without speculation, live, fixed K=4 (two of them do not fit on one GPU)
 
@@ -18,6 +20,7 @@ import random
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +35,8 @@ COMPARED = REPEATS + 1
 SETTLE = 0.3
 WINDOW = 1.5
 HELD_WINDOW = 2.5
+COST_WINDOW = 2.0
+COST_SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
 PHASE_SECONDS = float(os.environ.get("BENCH_PHASE_SECONDS", "10"))
 PHASE_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 GOOD = [0.92, 0.92, 0.92, 0.91, 0.90, 0.90, 0.90, 0.90]
@@ -111,6 +116,55 @@ async def adapt(live: Served, write: Write) -> None:
                 write("phases", policy=policy, phase=name, streams=count, repeat=repeat, **cell, **extra)
 
 
+async def costs(live: Served, plain: Served, seconds: float, write: Write) -> None:
+    """Held, fixed and adaptive in turns until the time is over; then the agent's account of all steps, by cell."""
+    end, cells = time.monotonic() + seconds, []
+    live.accept(conditional(PUBLISHED[live.model]))
+    repeat = 0
+    while time.monotonic() < end:
+        for count in (1, 8, 16):
+            both = [("live", live), ("plain", plain), ("adaptive", live)]
+            for who, engine in both if repeat % 2 else both[::-1]:
+                if who == "adaptive":
+                    live.put(mode="Adaptive", k=max(GRID))
+                elif who == "live":
+                    live.put(mode="Fixed", k=4)
+                async with running(engine, count, 1000 * repeat + count) as streams:
+                    await asyncio.sleep(SETTLE)
+                    begun = time.monotonic_ns()
+                    cell = (await streams.window(COST_WINDOW)).as_json()
+                    if who != "plain":
+                        cells.append((who, count, begun, time.monotonic_ns()))
+                kind = "adaptive" if who == "adaptive" else "compare"
+                write(kind, who=who, streams=count, repeat=repeat, order="interleaved", k=4, **cell)
+        repeat += 1
+        write_costs(live.costs, cells, write)
+
+
+def write_costs(file: Path, cells: list[tuple[str, int, int, int]], write: Write) -> None:
+    """Quantiles of the steps that ended within the cells of each kind, microseconds."""
+    found = array("q")
+    written = file.read_bytes()
+    found.frombytes(written[: len(written) // 40 * 40])
+    steps = [tuple(found[i : i + 5]) for i in range(0, len(found), 5)]
+    for who, count in dict.fromkeys((who, count) for who, count, *_ in cells):
+        own = [(begun, ended) for name, n, begun, ended in cells if (name, n) == (who, count)]
+        mine = [step for step in steps if any(begun <= step[0] < ended for begun, ended in own)]
+        figures = {
+            "held": sorted(cpu for _, cpu, _, _, _ in mine),
+            "heldWall": sorted(wall for _, _, wall, _, _ in mine),
+            "all": sorted(cpu + beside for _, cpu, _, beside, _ in mine),
+        }
+        if mine:
+            shares = {"P50": 0.5, "P99": 0.99}
+            cell = {
+                f"{n}{p}Us": values[int(s * len(values))] / 1000
+                for n, values in figures.items()
+                for p, s in shares.items()
+            }
+            write("costs", who=who, streams=count, steps=len(mine), cells=len(own), **cell)
+
+
 def room(gpu: int, model: str) -> bool:
     """Do two engines of this model fit on this GPU?"""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "-i", str(gpu)]
@@ -156,8 +210,11 @@ def side_by_side(model: str, k: int, gpu: int, home: Path, write: Write, work: s
     """Two engines on one GPU, their cells interleaved."""
     live, plain = serve(model, "live", gpu, 0, home, 0.46), serve(model, f"plain{k}", gpu, 1, home, 0.46)
     with up([live, plain], write):
-        asyncio.run(compare(live, plain, k, write, "interleaved"))
-        if work == "sweep":
+        if work != "costs":
+            asyncio.run(compare(live, plain, k, write, "interleaved"))
+        if work == "costs":
+            asyncio.run(costs(live, plain, COST_SECONDS, write))
+        elif work == "sweep":
             asyncio.run(sweep(live, plain, write))
         else:
             asyncio.run(adapt(live, write))
@@ -189,6 +246,8 @@ def main() -> int:
     try:
         if name.endswith("-b") and (model == "31b" or not room(gpu, model)):
             one_by_one(model, gpu, home, write, [0, 4])
+        elif name.endswith("-d"):
+            side_by_side(model, 4, gpu, home, write, "costs")
         elif name.endswith("-c"):
             alone(model, gpu, home, write, "phases")
         elif not room(gpu, model) or model == "31b":

@@ -98,9 +98,14 @@ def phase(served: serving.Engine, kind: Kind, seconds: float, seed: int) -> floa
     return rate
 
 
-def measure(live: Engine, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Every policy through both phases, round after round."""
-    dice, rows = random.Random(1), []
+def measure(live: Engine, rounds: int, seconds: float, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every policy through both phases, round after round; the report is written anew after each round."""
+    dice = random.Random(1)
+    rows: list[dict[str, Any]] = []
+    took = rounds * len(POLICIES) * len(PHASES) * seconds / 60
+    print(
+        f"{took:.0f} minutes of phases, and what requests under way at a phase's end take", file=sys.stderr, flush=True
+    )
     for number in range(rounds):
         for policy in dice.sample(POLICIES, len(POLICIES)):
             live.follow(policy)
@@ -108,6 +113,7 @@ def measure(live: Engine, rounds: int, seconds: float) -> list[dict[str, Any]]:
                 rate = phase(live.served, kind, seconds, seed=number)
                 rows.append({"round": number, "policy": policy, "phase": kind, "tok_s": round(rate, 2)})
                 print(f"round {number + 1} {policy:8s} {kind:5s} {rate:7.1f} tok/s", file=sys.stderr, flush=True)
+        report.write(rows, {**facts, "loadAfter": os.getloadavg()[0]}, seconds, live.ask("GET", "/status"))
     return rows
 
 
@@ -128,7 +134,8 @@ def overhead(environment: Path, folder: Path, rounds: int, seconds: float) -> li
 
 def machine() -> dict[str, Any]:
     """What it ran on."""
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    cores = sorted(os.sched_getaffinity(0))
+    return {"cpu": platform.processor() or platform.machine(), "onCores": cores, "load": os.getloadavg()[0]}
 
 
 def main() -> None:
@@ -148,9 +155,7 @@ def main() -> None:
         with engine(environment, folder) as live:
             for kind in PHASES:
                 phase(live.served, kind, min(10.0, arguments.seconds), seed=999)
-            rows = measure(live, arguments.rounds, arguments.seconds)
-            status = live.ask("GET", "/status")
-    report.write(rows, {**facts, "loadAfter": os.getloadavg()[0]}, arguments.seconds, status)
+            rows = measure(live, arguments.rounds, arguments.seconds, facts)
     shares = report.shares(rows)
     print(json.dumps({name: [round(x, 3) for x in values] for name, values in shares.items()}))
     if not math.isfinite(statistics.fmean(shares["of the best static K"])):

@@ -59,6 +59,7 @@ def shares(rows: list[Row]) -> dict[str, list[float]]:
 
 def write(rows: list[Row], machine: Row, seconds: float, status: Row) -> None:
     """livek.json, livek.svg and livek.md."""
+    count = max(row["round"] for row in rows) + 1
     OUT.mkdir(exist_ok=True)
     kept = {name: status[name] for name in ("overhead", "exceptions", "steps")}
     raw = {"machine": machine, "secondsPerPhase": seconds, "rows": rows, "status": kept}
@@ -68,7 +69,8 @@ def write(rows: list[Row], machine: Row, seconds: float, status: Row) -> None:
     policies = sorted({policy for policy, _ in found}, key=lambda name: (name == "adaptive", name))
     lines = ["# Adaptive K against every static K, real engine on a CPU", ""]
     lines += [
-        f"`python -m bench.livek`: tiny pair, vLLM 0.32 (CPU, V1, synchronous), 4 streams, {seconds:g} s a phase,"
+        f"`python -m bench.livek --rounds {count} --seconds {seconds:g}`: tiny pair, vLLM 0.32 (CPU, V1, synchronous),",
+        f"4 streams, {seconds:g} s a phase,",
     ]
     lines += [
         f"policies in turn on one engine; machine: `{json.dumps(machine)}`. ± is a 95 % interval over rounds.",

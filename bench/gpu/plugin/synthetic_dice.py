@@ -2,6 +2,9 @@
 
 vLLM's ``rejection_sample_method: synthetic`` draws acceptance from fixed rates. GPU_BENCH_RATES names a file with
 a JSON list of conditional rates, one per position; when the file changes, the next step's draw uses them.
+
+GPU_BENCH_COSTS names a file that gets five 64-bit integers a step: when it ended (monotonic), and what the agent adds
+to its own account (processor and clock between the steps, processor and clock beside the device), in nanoseconds.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import json
 import os
 import threading
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
 LOOK_SECONDS = 0.02
+FLUSH = 5 * 32
 _wanted: list[Any] = [None]
 
 
@@ -26,6 +31,29 @@ def register() -> None:
             threading.Thread(target=_watch, args=(Path(file),), name="rates", daemon=True).start()
         except Exception as error:  # noqa: BLE001  a plug-in must not end the server
             print("synthetic_dice:", repr(error), flush=True)
+
+    costs = os.environ.get("GPU_BENCH_COSTS")
+    if costs:
+        try:
+            _account(Path(costs))
+        except Exception as error:  # noqa: BLE001
+            print("synthetic_dice:", repr(error), flush=True)
+
+
+def _account(file: Path) -> None:
+    from gemmaspec_engine.agent.tally import Overhead
+
+    original, kept = Overhead.add, array("q")
+
+    def add(self: Any, *figures: int) -> None:
+        original(self, *figures)
+        kept.extend((time.monotonic_ns(), *figures))
+        if len(kept) >= FLUSH:
+            with file.open("ab") as out:
+                kept.tofile(out)
+            del kept[:]
+
+    Overhead.add = add
 
 
 def _patch() -> None:
