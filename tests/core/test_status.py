@@ -137,6 +137,29 @@ def summary(status: dict[str, Any]) -> dict[str, Any]:
     return shown | {"k": (status.get("k") or {}).get("effective"), "conditions": conditions}
 
 
+def test_engines_of_one_revision_must_run_one_image() -> None:
+    """A tag that was moved between two pulls; preflight itself can't see it."""
+    spec = {**SPEC, "replicas": 2}
+    pods = (POD, replace(POD, name="tiny-2", uid="p2"))
+    assert condition(spec, pods) == "True Proved: the engine is the one that was pinned"
+    said = condition(spec, (pods[0], replace(pods[1], image_digest="sha256:abd")))
+    assert said.startswith("False ImageDiffers: engines of this revision run different images (sha256:abc, sha256:abd)")
+    assert "spec.engine.image" in said
+
+
+def test_the_runtimes_other_name_of_a_pinned_image_is_told() -> None:
+    pinned = {**SPEC, "engine": {"image": "r/vllm@sha256:" + "a" * 64}}
+    revision = str(decide(observed(pinned))[1]["revision"])
+    pod = replace(POD, revision=revision, image_digest="sha256:" + "a" * 64)
+    assert condition(pinned, (pod,)) == "True Proved: the engine is the one that was pinned"
+    said = condition(pinned, (replace(pod, image_digest="sha256:" + "b" * 64),))
+    assert said.endswith("; the container runtime names this image sha256:" + "b" * 64)
+
+
+def condition(spec: dict[str, Any], pods: tuple[Pod, ...]) -> str:
+    return str(summary(decide(observed(spec, pods=pods))[1])["conditions"]["Preflight"])
+
+
 def test_the_memory_sum_is_shown() -> None:
     told = "96.0 GiB = weights 20.0 GiB + drafter 1.0 GiB + KV cache 67.0 GiB + overhead 8.0 GiB"
     proof = Proof(True, "Proved", "", utilization=0.79, memory=told)

@@ -107,7 +107,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
     verdicts = [
         _ready(facts),
         *_progress(observation, facts),
-        preflight(facts.pods),
+        preflight(facts.pods, facts.resolved.image),
         Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
         speculation(observation, resolved, state),
         rolled_back(facts),
@@ -230,15 +230,34 @@ def _foreign(foreign: Foreign) -> str:
     )
 
 
-def preflight(pods: Sequence[Pod]) -> Verdict:
+def preflight(pods: Sequence[Pod], image: str) -> Verdict:
     """The condition Preflight: whether every engine of this revision is the one that was pinned."""
     proofs = [pod.proof for pod in pods if pod.proof is not None and not pod.terminating]
     for proof in proofs:
         if not proof.ok:
             return Verdict("Preflight", "False", proof.reason, proof_text(proof))
+    digests = _digests(pods)
+    if len(digests) > 1:
+        message = (
+            f"engines of this revision run different images ({', '.join(digests)}): what {image} means has changed; "
+            "name one of them in spec.engine.image, as repository@sha256:…"
+        )
+        return Verdict("Preflight", "False", "ImageDiffers", message)
     if proofs:
-        return Verdict("Preflight", "True", proofs[0].reason, proofs[0].message)
+        return Verdict("Preflight", "True", proofs[0].reason, proofs[0].message + _other_name(image, digests))
     return Verdict("Preflight", "Unknown", "NotProved", "no engine of this revision has been proved yet")
+
+
+def _digests(pods: Sequence[Pod]) -> list[str]:
+    """Images that the engines run, by what the container runtime says."""
+    return sorted({pod.image_digest for pod in pods if pod.image_digest and not pod.terminating})
+
+
+def _other_name(image: str, digests: Sequence[str]) -> str:
+    """A runtime may know an image that was pulled by one digest under another: an index and what it lists differ."""
+    if "@" not in image or not digests or image.endswith(digests[0]):
+        return ""
+    return f"; the container runtime names this image {digests[0]}"
 
 
 def speculation(observation: Observation, resolved: Resolved, state: ControlState) -> Verdict:
@@ -282,7 +301,7 @@ def _k(observation: Observation, state: ControlState, live: bool) -> KStatus:
 
 def _engine(facts: Facts) -> EngineStatus:
     resolved = facts.resolved
-    digests = sorted({pod.image_digest for pod in facts.pods if pod.image_digest and not pod.terminating})
+    digests = _digests(facts.pods)
     recipe = resolved.recipe
     proof = next((pod.proof for pod in facts.pods if pod.proof is not None and pod.proof.ok), None)
     return EngineStatus(
