@@ -7,6 +7,7 @@ import pytest
 from tinypair import check, manifest
 
 
+@pytest.mark.campaign
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 def test_the_pair_accepts_as_the_demo_needs_and_changes_no_text() -> None:

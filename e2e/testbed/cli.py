@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.cluster import DEFAULT_IMAGES, DEFAULT_NAME, Cluster, ClusterError
+from testbed.engine import ensure_engine
 from testbed.golang import KUBERNETES, KUBERNETES_VERSION, programs
 from testbed.images import IMAGES
 from testbed.install import NotInstallableError
@@ -30,9 +31,10 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 @app.command()
 def install() -> None:
-    """Fetch and build what is missing: Debian packages, Kubernetes, etcd, CoreDNS."""
+    """Fetch and build what is missing: Debian packages, the Go programs, vLLM for processors."""
     with _explained():
         install_everything()
+        ensure_engine()
     _console.print(f"Kubernetes {KUBERNETES_VERSION}: {programs(KUBERNETES)}")
 
 
