@@ -537,7 +537,7 @@ def test_what_the_api_server_refuses_stalls_and_touches_no_engine(running: Scene
         running.apply(**change)
         running.until(lambda: running.is_condition("Stalled", "True", "ApiRejected"), what, 10)
         assert words in running.condition("Stalled")["message"]
-        assert running.is_condition("Ready", "True", "ServingEarlierSpec"), running.story()
+        running.until(lambda: running.is_condition("Ready", "True", "ServingEarlierSpec"), f"{what}: still serving")
         assert running.status()["observedGeneration"] == running.resource()["metadata"]["generation"]
         assert [one["metadata"]["uid"] for one in running.all("pods")] == [pod["metadata"]["uid"]]
         running.apply()
