@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-_ROOT = Path(__file__).parent
+_LONG = ("tests/agent/", "tests/engine/test_preflight_real.py", "tests/monitoring/", "tests/integration/")
 
 
-def _turn(item: pytest.Item) -> tuple[int, str]:
-    """When a test has its turn, and what it must share a process with.
+def _turn(nodeid: str) -> int:
+    """When a test has its turn: the stories of the real cluster, what starts engines and control planes, the rest."""
+    return 0 if nodeid.startswith("e2e/") else 1 if nodeid.startswith(_LONG) else 2
 
-    The real cluster serves one story after the other. Beside them, in a second process, run first the tests that start
-    engines and control planes (each once for all), then those that need nothing, file by file.
+
+class Scheduling(LoadScopeScheduling):
+    """One process plays all stories of the real cluster, one after the other; beside it, others run file by file.
+
+    The tests with a control plane share one too. (pytest-xdist 3.8's own groups, ``--dist loadgroup``, set an attribute
+    that pytest 9.2 does not read.)
     """
-    place = item.path.relative_to(_ROOT)
-    if place.parts[0] == "e2e":
-        return 0, "cluster"
-    if item.get_closest_marker("engine") or item.get_closest_marker("control_plane"):
-        return 1, "engines" if item.get_closest_marker("engine") else "control plane"
-    return 2, str(place)
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = next((name for name in ("e2e/", "tests/integration/") if nodeid.startswith(name)), None)
+        return folder or nodeid.split("::", 1)[0]
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tell pytest-xdist (``--dist loadgroup``) what belongs into one process."""
-    item.add_marker(pytest.mark.xdist_group(_turn(item)[1]))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Under pytest-xdist, whatever ``--dist`` says."""
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out campaigns unless ``-m`` names them; ``-m "not campaign"`` as a default would end with any other -m."""
-    items.sort(key=lambda item: _turn(item)[0])
+    items.sort(key=lambda item: _turn(item.nodeid))
     if "campaign" in config.getoption("markexpr"):
         return
     campaigns = [item for item in items if item.get_closest_marker("campaign")]
