@@ -353,6 +353,24 @@ def conditional(per_position: Sequence[float]) -> list[float]:
     return result
 
 
+def break_even(low: int, high: int, ratio: float) -> float | None:
+    """The acceptance, alike at all positions, at which two values of K earn the same; None where none is enough.
+
+    Args:
+        low, high: the two K, low < high.
+        ratio: step time at `high` over step time at `low`.
+
+    >>> round(break_even(0, 1, 1.4), 3)
+    0.4
+    """
+    least, most = 0.0, 1.0
+    for _ in range(20):
+        rate = (least + most) / 2
+        up, now = (sum(rate**j for j in range(k + 1)) for k in (high, low))
+        least, most = (least, rate) if up / now > ratio else (rate, most)
+    return None if most >= 0.999 else most
+
+
 def _rate(value: float) -> float:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"an acceptance rate must lie between 0 and 1, got {value!r}")

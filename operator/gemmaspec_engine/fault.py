@@ -127,8 +127,11 @@ class FaultDetector:
 
     @property
     def hopeless(self) -> bool:
-        """No verdict, but so many drafts were rejected that one is to be expected."""
-        return self.verdict is None and self.drafts >= self.HOPELESS and self.accepted <= self._tolerated()
+        """No verdict, but no more drafts of enough requests were accepted than `LIMIT` explains: nothing is lost
+        by waiting for the verdict without drafts.
+        """
+        enough = self.drafts >= self.HOPELESS and self.requests >= self.REQUESTS
+        return self.verdict is None and enough and self.accepted <= self._tolerated()
 
     def explain(self) -> str:
         """One sentence on the verdict, with its numbers."""
@@ -138,7 +141,9 @@ class FaultDetector:
         if self.verdict == HEALTHY:
             return f"the drafter works: {seen} when it was proved"
         return (
-            f"no verdict yet: {seen}, evidence of a fault {self._against(self._healthy):.1f} of {self._need:.1f} nats"
+            f"no verdict yet: {seen}; evidence of a fault against healthy traffic {self._against(self._healthy):.1f} "
+            f"of {self._need:.1f} nats, against weak traffic {self._against(self._weak):.1f} of "
+            f"{-math.log(self.WEAK_ALARM):.1f}"
         )
 
     def _against(self, null: float) -> float:

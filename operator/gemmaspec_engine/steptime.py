@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-class _Curve:
+class Curve:
     """Step times of one batch size over the grid of K.
 
     Attributes:
@@ -93,7 +93,7 @@ class StepTimes:
         self._x = [k / top for k in self.ks]
         self._cell = [(self.FIRST if k == 0 else self.CELL) ** 2 for k in self.ks]
         self._cell_known = [(self.FIRST_KNOWN if k == 0 else self.CELL) ** 2 for k in self.ks]
-        self.curves: dict[int, _Curve] = {}
+        self.curves: dict[int, Curve] = {}
         self.noise = self.NOISE
         self._up = self._down = 0.0
         self._recent: list[float] = []
@@ -115,13 +115,13 @@ class StepTimes:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def curve(self, batch: int) -> _Curve:
+    def curve(self, batch: int) -> Curve:
         """The curve of a batch size; its `ms` and `doubt` follow the order of the grid."""
         curve = self.curves.get(batch)
         if curve is None:
             if len(self.curves) >= self.BATCHES:
                 del self.curves[next(iter(self.curves))]
-            curve = self.curves[batch] = _Curve(len(self.ks))
+            curve = self.curves[batch] = Curve(len(self.ks))
             self._inherit(batch, curve)
         elif batch != self._last and curve.age < self.MATURE:
             self._inherit(batch, curve)
@@ -163,7 +163,7 @@ class StepTimes:
         if curve.due <= 0 or known < 6.0:
             self._fit(curve)
 
-    def _open(self, curve: _Curve, i: int, ms: float) -> None:
+    def _open(self, curve: Curve, i: int, ms: float) -> None:
         """First sight of a cell: taken, unless it is far slower than the other cells promise."""
         known, mean = curve.count[i], curve.mean[i]
         if known > 0.0:
@@ -185,7 +185,7 @@ class StepTimes:
             curve.count = [min(n, self.SUSPECT) if n < 2.0 else n for n in curve.count]
             curve.count[i] = 1.0
 
-    def _average(self, curve: _Curve, i: int, known: float, ratio: float) -> None:
+    def _average(self, curve: Curve, i: int, known: float, ratio: float) -> None:
         bound = 3.0 * self.noise + 0.3 / known
         ratio = bound if ratio > bound else -bound if ratio < -bound else ratio
         if known >= 3.0:
@@ -195,7 +195,7 @@ class StepTimes:
         curve.count[i] = known
         curve.mean[i] *= 1.0 + (math.exp(ratio) - 1.0) / known
 
-    def _watch(self, curve: _Curve, i: int, ms: float) -> bool:
+    def _watch(self, curve: Curve, i: int, ms: float) -> bool:
         """Whether the errors of prediction say that the engine changed; the curve is then open again."""
         ratio, doubt, noise = ms / curve.ms[i], curve.doubt[i], self.noise
         z = math.log(ratio) / math.sqrt(max(noise * noise, 6.4e-5) + doubt * doubt)
@@ -218,7 +218,7 @@ class StepTimes:
             return False
         return True
 
-    def _reopen(self, curve: _Curve, i: int, ratio: float) -> None:
+    def _reopen(self, curve: Curve, i: int, ratio: float) -> None:
         self._up = self._down = 0.0
         self._recent = []
         now = curve.ms[i] * ratio
@@ -237,7 +237,7 @@ class StepTimes:
     def _line(self) -> list[float]:
         return [1.0 + self.SLOPE * k for k in self.ks]
 
-    def _inherit(self, batch: int, curve: _Curve) -> None:
+    def _inherit(self, batch: int, curve: Curve) -> None:
         """Take the shape, and the doubt about it, from the nearest batch size that knows more."""
         near, best, size = None, 0.0, math.log(max(batch, 1))
         for other, known in self.curves.items():
@@ -257,7 +257,7 @@ class StepTimes:
             curve.ms = list(curve.shape)
             curve.doubt = [self.TILT * x + 0.1 for x in self._x]
 
-    def _fit(self, curve: _Curve) -> None:
+    def _fit(self, curve: Curve) -> None:
         """Scale and tilt the shape to the visited cells by weighted least squares."""
         noise2, unsure, shape = self.noise * self.noise, curve.unsure, curve.shape
         cells = self._cell_known if unsure else self._cell
@@ -286,7 +286,7 @@ class StepTimes:
         self._predict(curve, scale, cells, (c / det, -2.0 * b / det, a / det))
         curve.due = 8
 
-    def _predict(self, curve: _Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]) -> None:
+    def _predict(self, curve: Curve, scale: list[float], cells: list[float], cov: tuple[float, float, float]) -> None:
         """Fill `ms` and `doubt`: cells from their own mean, gaps from the fit and their neighbours."""
         noise2, sqrt = self.noise * self.noise, math.sqrt
         unsure, count, mean, x, now = curve.unsure, curve.count, curve.mean, self._x, curve.age
@@ -335,7 +335,7 @@ class StepTimes:
         """
         curves = {}
         for batch, age, due, *lists in state["curves"]:
-            curve = _Curve(len(self.ks))
+            curve = Curve(len(self.ks))
             curve.age, curve.due = int(age), int(due)
             for name, values in zip(_LISTS, lists, strict=True):
                 if len(values) != len(self.ks) and not (name == "unsure" and not values):

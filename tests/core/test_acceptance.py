@@ -135,10 +135,32 @@ def test_idle_time_is_no_small_batch() -> None:
 
 
 def test_lifetime_takes_the_newest_counters() -> None:
-    pooled, finished = lifetime(2, {"a": STEADY, "b": STEADY[:3], "c": []})
+    pooled = lifetime(2, {"a": STEADY, "b": STEADY[:3], "c": []})
     assert pooled.drafts == 950.0 + 100.0
     assert pooled.accepted == (760.0 + 80.0, 380.0 + 40.0)
-    assert finished == 19.0 + 2.0
+    assert pooled.requests == 19.0 + 2.0 + 4.0, "finished, and running now"
+    assert pooled.engines == 2
+
+
+def test_lifetime_leaves_out_half_a_scrape() -> None:
+    torn = sample(1.0, 3.0, (5.0, 1.0))
+    assert lifetime(2, {"a": STEADY[:3], "b": [torn]}) == lifetime(2, {"a": STEADY[:3]})
+
+
+def test_a_pair_of_another_k_is_left_out() -> None:
+    """More draft tokens than drafts of this K can hold: K changed in between, and later pairs may be of it again."""
+    at_4 = [replace(one, draft_tokens=2.0 * one.draft_tokens) for one in STEADY]
+    assert window(4, [at_4], 0.0).drafts == 950.0
+    assert window(2, [at_4], 0.0) == Window(k=2)
+    jump = [replace(one, draft_tokens=one.draft_tokens + (200.0 if one.time > 50 else 0.0)) for one in STEADY]
+    assert window(2, [jump], 0.0).drafts == 950.0 - 50.0
+
+
+def test_paces_are_step_times_scrape_by_scrape() -> None:
+    slow = [replace(one, step_seconds_sum=2 * one.step_seconds_sum) for one in STEADY]
+    assert window(2, [STEADY[:3], slow[:2]], 0.0).paces == pytest.approx((20.0, 20.0, 40.0))
+    idle = [replace(STEADY[3], time=20.0 + t) for t in range(3)]
+    assert window(2, [idle], 0.0).paces == ()
 
 
 STEP = st.tuples(

@@ -180,8 +180,8 @@ def test_a_fault_takes_the_drafts_from_every_agent() -> None:
 
 
 def evidence(drafts: float, accepted: float, requests: float) -> Evidence:
-    ever = Window(k=4, drafts=drafts, accepted=(accepted,))
-    return Evidence(ever, ever, lambda: ever, ever, requests, settled=True)
+    ever = Window(k=4, drafts=drafts, accepted=(accepted,), requests=requests)
+    return Evidence(ever, ever, lambda: ever, lambda _: ever, ever, settled=True)
 
 
 def watch(state: control.ControlState, seen: Evidence, running: tuple[int, str] | None, now: float) -> control.Change:

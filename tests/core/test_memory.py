@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from gemmaspec.api import crd
 from gemmaspec.api.status import GemmaSpecDeployStatus
 from gemmaspec.core import memory
-from gemmaspec.core.control import ControlState, Step
+from gemmaspec.core.control import ControlState, FirstDrafts
+from gemmaspec.core.goodput import Step
 from tests.core.test_status import POD, SPEC, decide, observed
 from tests.simulated.schema import values
 
 MOMENT = st.none() | st.integers(0, 4_000_000_000).map(float)
 AMOUNT = st.integers(1, 10**6).map(lambda n: n / 100)
-STATES = st.builds(
+ANY = st.builds(
     ControlState,
     engine=st.text("abc", min_size=1),
     desired=st.integers(0, 32),
@@ -26,12 +28,15 @@ STATES = st.builds(
     changed_at=MOMENT,
     hold_until=MOMENT,
     hold_seconds=st.none() | st.integers(1, 10**6),
-    on_trial=st.booleans(),
+    earlier=st.builds(FirstDrafts, st.integers(50, 99), st.integers(0, 49), st.integers(0, 9)),
     steps=st.dictionaries(st.integers(0, 32), st.tuples(AMOUNT, AMOUNT), max_size=4).map(
         lambda found: tuple(sorted(Step(k, *rest) for k, rest in found.items()))
     ),
     boot_seconds=st.none() | st.integers(0, 10**5),
     reason=st.text("abc →", max_size=9),
+)
+STATES = ANY.flatmap(
+    lambda state: (st.sampled_from([None, *range(state.effective)])).map(lambda k: replace(state, trial_from=k))
 )
 
 

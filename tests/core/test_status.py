@@ -105,7 +105,7 @@ STATES: dict[str, Observation] = {
     "starting": observed(SPEC, pods=(BOOTING,)),
     "serving": observed(SPEC, pods=(POD,)),
     "serving and proved": observed(SPEC, held(proved=True), pods=(POD,)),
-    "on trial": observed(SPEC, held(proved=True, onTrial=True, reason="K 0→4: trying"), pods=(POD,)),
+    "on trial": observed(SPEC, held(proved=True, trialFrom=0, reason="K 0→4: trying"), pods=(POD,)),
     "mode Fixed": observed({**SPEC, "speculative": {"control": {"mode": "Fixed"}}}, held(proved=True), pods=(POD,)),
     "failing": observed(SPEC, pods=(FAILED,)),
     "parked": observed(SPEC, pods=(replace(FAILED, restarts=4),)),

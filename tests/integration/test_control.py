@@ -62,7 +62,10 @@ def test_drafts_that_do_not_pay_lower_k_until_they_pay_again(running: Scene) -> 
     running.until(lambda: running.status()["k"]["effective"] == 4, "the trial of the desired K", 40)
     assert running.wait_converged()["revision"] == first, "the same K is the same revision"
     running.until(lambda: running.is_condition("SpeculationHealthy", "True", "Accepting"), "recovery", 40)
-    assert [entry["reason"] for entry in running.status()["history"]] == ["DraftsDoNotPay", "TrialAfterHold"]
+    reasons = [entry["reason"] for entry in running.status()["history"]]
+    assert reasons == ["DraftsDoNotPay", "TrialAfterHold", "RecoveryProved"]
+    (event,) = running.events("RecoveryProved")
+    assert event["message"] == running.status()["history"][-1]["message"]
     assert running.resource()["metadata"]["generation"] == before["generation"]
 
 

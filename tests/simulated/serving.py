@@ -150,6 +150,7 @@ class SimulatedServing:
         self.now = EPOCH
         self.status: dict[str, Any] = {}
         self.moves: list[Move] = []
+        self.told: list[str] = []
         self.series: dict[str, deque[Sample]] = {}
         self._born = 0
         self.spec_k = k
@@ -214,6 +215,8 @@ class SimulatedServing:
         floor = min(self.resolved.control.k_min, self.resolved.k)
         assert floor <= state.effective <= self.resolved.k or (state.fault and state.effective == 0), state
         before = self.k
+        if change.moved:
+            self.told.append(change.message)
         if state.effective != before:
             self.moves.append(Move(self.now - EPOCH, change.reason, before, state.effective, change.message))
             self.engines = self._boot(state.effective)

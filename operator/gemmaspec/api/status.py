@@ -83,6 +83,14 @@ class ThroughputStatus(Model):
     measured_at: str | None = Field(None, description="End of the window.")
 
 
+class FirstDrafts(Model):
+    """First draft tokens of an engine."""
+
+    drafts: int | None = Field(None, description="Drafts made.")
+    accepted: int | None = Field(None, description="Drafts of which the first token was accepted.")
+    requests: int | None = Field(None, description="Requests that they belong to.")
+
+
 class ControlState(Model):
     """Memory of the rollback machine. Not for people: it may change between releases."""
 
@@ -92,7 +100,12 @@ class ControlState(Model):
     changed_at: str | None = Field(None, description="When K was last moved.")
     hold_until: str | None = Field(None, description="Before this, a lowered K is not raised.")
     hold_seconds: int | None = Field(None, description="Length of the last hold.")
-    on_trial: bool | None = Field(None, description="K was raised and has not proved itself yet.")
+    trial_from: int | None = Field(
+        None, description="K was raised and has not proved itself yet: the K to which it would go back."
+    )
+    first_drafts: FirstDrafts | None = Field(
+        None, description="What pods that are gone showed of a drafter that is neither proved nor found broken."
+    )
     desired: int | None = Field(None, description="Desired K that this state was made for.")
     step_milliseconds: dict[str, float] | None = Field(
         None, description="Measured time of a step by K, for the goodput of other values of K."

@@ -34,7 +34,7 @@ class Window:
     accepted[i]: drafts of which token i was accepted. seconds: engine seconds covered (two engines for one minute
     are 120). span: seconds between the first and the last sample. engines: how many were seen. requests: those that
     finished in the window and those that run at its end. running: mean number of running requests of an engine;
-    batch: the same as a step sees it, idle time left out.
+    batch: the same as a step sees it, idle time left out. paces: mean milliseconds of a step, scrape by scrape.
     """
 
     k: int = 0
@@ -47,6 +47,7 @@ class Window:
     step_seconds_count: float = 0.0
     running: float = 0.0
     batch: float = 0.0
+    paces: tuple[float, ...] = ()
     requests: float = 0.0
     engines: int = 0
     seconds: float = 0.0
@@ -95,7 +96,7 @@ class Window:
 def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
     """Pool what the engines in ``series`` (each in order of time) did after ``since``; all ran with ``k``."""
     by_engine = [
-        [(before, after) for before, after in pairwise(_after(samples, since)) if _comparable(before, after)]
+        [(before, after) for before, after in pairwise(_after(samples, since)) if _tells(k, before, after)]
         for samples in series
     ]
     pairs = [pair for own in by_engine for pair in own]
@@ -120,6 +121,7 @@ def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
         step_seconds_count=outputs,
         running=sum(after.running * (after.time - before.time) for before, after in pairs) / seconds,
         batch=steps / outputs if outputs else 0.0,
+        paces=tuple(pace for before, after in pairs if (pace := _pace(before, after)) is not None),
         requests=total("requests_finished") + sum(own[-1][1].running for own in by_engine if own),
         engines=sum(1 for own in by_engine if own),
         seconds=seconds,
@@ -127,18 +129,19 @@ def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
     )
 
 
-def lifetime(k: int, samples: Mapping[str, Sequence[Sample]]) -> tuple[Window, float]:
-    """What engines did since they began, and how many requests they finished, by their newest counters."""
-    newest = [series[-1] for series in samples.values() if series]
+def lifetime(k: int, samples: Mapping[str, Sequence[Sample]]) -> Window:
+    """What engines did since they began, by their newest counters that are whole; requests: finished and running."""
+    newest = [series[-1] for series in samples.values() if series and _falls(series[-1].drafts, series[-1])]
     positions = max((len(sample.accepted_per_position) for sample in newest), default=0)
-    pooled = Window(
+    return Window(
         k=k,
         drafts=sum(sample.drafts for sample in newest),
         draft_tokens=sum(sample.draft_tokens for sample in newest),
         accepted_tokens=sum(sample.accepted_tokens for sample in newest),
         accepted=tuple(sum(_at(sample, i) for sample in newest) for i in range(positions)),
+        requests=sum(sample.requests_finished + sample.running for sample in newest),
+        engines=len(newest),
     )
-    return pooled, sum(sample.requests_finished for sample in newest)
 
 
 def _after(samples: Sequence[Sample], since: float) -> Sequence[Sample]:
@@ -150,7 +153,25 @@ def _at(sample: Sample, position: int) -> float:
     return rates[position] if position < len(rates) else 0.0
 
 
-def _comparable(before: Sample, after: Sample) -> bool:
+def _falls(drafts: float, sample: Sample) -> bool:
+    """Whether no position accepted more than the one before it, as in the life of one engine."""
+    chain = [drafts, *sample.accepted_per_position, 0.0]
+    return all(map(ge, chain, chain[1:]))
+
+
+def _pace(before: Sample, after: Sample) -> float | None:
+    outputs = after.step_seconds_count - before.step_seconds_count
+    return 1000.0 * (after.step_seconds_sum - before.step_seconds_sum) / outputs if outputs > 0 else None
+
+
+def _tells(k: int, before: Sample, after: Sample) -> bool:
+    """Whether what lies between is known to be of one engine, and of this K."""
+    most = k * (after.drafts - before.drafts) + 0.5  # counters are sums of floats
+    return comparable(before, after) and after.draft_tokens - before.draft_tokens <= most
+
+
+def comparable(before: Sample, after: Sample) -> bool:
+    """Whether two samples of an engine are near, whole, and of one life of it."""
     fell = any(getattr(after, name) < getattr(before, name) for name in _COUNTERS)
     # An engine's positions never change: where they do, one of the two expositions was not whole.
     same = len(before.accepted_per_position) == len(after.accepted_per_position)

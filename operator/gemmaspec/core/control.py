@@ -12,39 +12,34 @@ from dataclasses import dataclass, replace
 
 from gemmaspec.api.spec import Mode
 from gemmaspec.core.acceptance import Window
-from gemmaspec.core.goodput import StepTimes, best, expected_tokens, gain, upper_conditional
+from gemmaspec.core.goodput import Estimate, Step, estimate
 from gemmaspec.core.recipe import Prior
+from gemmaspec.core.recovery import prove
 from gemmaspec.core.resolve import ControlSettings
+from gemmaspec_engine.fault import FAULT, HEALTHY, FaultDetector
 
-# A fault: at most this share of first draft tokens accepted, since this engine began, ...
-FAULT_RATE = 0.02
-# ... over at least this many drafts and finished requests. A healthy engine with a mean of .4 and beta
-# concentration 20 has a probability below 1e-9 for it (three independent requests of 67 drafts).
-FAULT_DRAFTS = 200
-FAULT_REQUESTS = 3
-# Acceptance is proved at this share of first draft tokens over this many drafts.
-PROVED_RATE = 0.05
-PROVED_DRAFTS = 50
-
-
-# Times of a step are comparable between like batches: more requests make every step slower, whatever K is.
-LIKE_BATCH = 1.5
 # Where agents move K, the published one follows at most this often: under Adaptive it moves by itself all the time.
 PUBLISH_SECONDS = 60.0
+# Fewer drafts than these are no figure that a metric could show.
+LEAST_DRAFTS = 50
 
 
-@dataclass(frozen=True, order=True)
-class Step:
-    """Measured time of a step at ``k``, with ``batch`` running requests."""
+@dataclass(frozen=True)
+class FirstDrafts:
+    """First draft tokens of an engine's earlier pods: made, accepted, and of how many requests."""
 
-    k: int
-    milliseconds: float
-    batch: float
+    drafts: int = 0
+    accepted: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True)
 class ControlState:
-    """What the machine remembers. Times in seconds since the epoch."""
+    """What the machine remembers. Times in seconds since the epoch.
+
+    trial_from: while the desired K is on trial, the K to which it would go back. earlier: evidence on the drafter from
+    pods that are gone, until it is proved or found broken.
+    """
 
     engine: str = ""
     desired: int = 0
@@ -54,16 +49,23 @@ class ControlState:
     changed_at: float | None = None
     hold_until: float | None = None
     hold_seconds: int | None = None
-    on_trial: bool = False
+    trial_from: int | None = None
+    earlier: FirstDrafts = FirstDrafts()
     steps: tuple[Step, ...] = ()
     boot_seconds: int | None = None
     reason: str = ""
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether K was raised and has not proved itself yet."""
+        return self.trial_from is not None
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What was seen. ``recent``: since K last took effect, within the window; ``newest``: in the window's later half;
-    ``longer``: over several windows, worked out where it is needed; ``ever``: since the engines began.
+    ``longer``: over several windows, and ``since`` a moment, worked out where they are needed; ``ever``: since the
+    engines began.
 
     settled: every engine runs the effective K and is ready. boot_seconds: what the last start of an engine took.
     """
@@ -71,8 +73,8 @@ class Evidence:
     recent: Window
     newest: Window
     longer: Callable[[], Window]
+    since: Callable[[float], Window]
     ever: Window
-    requests_finished: float
     settled: bool
     boot_seconds: float | None = None
 
@@ -117,17 +119,53 @@ def step(
         return Change(_fixed(state, evidence, now))
     if state.fault and state.effective == 0:
         return Change(state)
-    if _is_fault(state, evidence):
-        return _fault(state, evidence, now)
+    drafter = _drafter(state, evidence)
+    if drafter.verdict == FAULT:
+        return _fault(state, drafter, now)
     floor = min(settings.k_min, desired)
     if state.effective < floor:
         message = f"K {state.effective}→{floor}: control.kMin is {settings.k_min}"
-        return Change(replace(state, effective=floor, changed_at=now, reason=message if floor < desired else ""))
-    times = _times(state, evidence.recent, prior)
-    lowered = _lower(settings, state, evidence, times, prior, now)
-    if lowered is not None:
-        return lowered
-    return _raise(settings, state, evidence, times, prior, now) or Change(state)
+        moved = _move(state, evidence, floor, now)
+        return Change(replace(moved, hold_until=None, reason=message if floor < desired else ""))
+    case = _Case(settings, state, evidence, prior, now)
+    decided = _suspect(case) or (_try(case) if state.on_trial else _lower(case) or _raise(case))
+    return decided or Change(state)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """All that a judgement of K is a function of."""
+
+    settings: ControlSettings
+    state: ControlState
+    evidence: Evidence
+    prior: Prior
+    now: float
+
+    def estimate(self, seen: Window) -> Estimate:
+        """What each K earns where acceptance is that of ``seen``."""
+        top = max(self.state.desired, self.state.effective)
+        return estimate(seen, self.evidence.recent, self.state.steps, self.prior, top)
+
+    @property
+    def dwelt(self) -> bool:
+        """Whether K may move again."""
+        changed = self.state.changed_at
+        return changed is None or self.now - changed >= self.settings.min_dwell_seconds
+
+    @property
+    def patience(self) -> int:
+        """How long a K lowered now is held at least: twice as long after each trial that failed. A further step down,
+        which only corrects the first, forgets no back-off.
+        """
+        before = self.state.hold_seconds or 0
+        doubled = 2 * before if self.state.on_trial else before
+        return max(self.settings.hold_seconds, min(self.settings.max_hold_seconds, doubled))
+
+    def pays(self, likely: float) -> bool:
+        """A change by restart costs a boot without service: the gain must repay it within the hold."""
+        boot = self.state.boot_seconds
+        return boot is None or likely * self.patience >= boot
 
 
 def watch(
@@ -148,10 +186,11 @@ def watch(
     if state.desired != desired:
         return Change(replace(start(engine, desired), proved=state.proved, changed_at=now))
     state = _learn(state, evidence)
-    if not state.fault and _is_fault(state, evidence):
+    drafter = _drafter(state, evidence)
+    if not state.fault and drafter.verdict == FAULT:
         if settings.mode is Mode.FIXED:
             return Change(_fixed(state, evidence, now))
-        return _fault(state, evidence, now)
+        return _fault(state, drafter, now)
     if running is None or running[0] == state.effective:
         return Change(state)
     if state.changed_at is not None and now - state.changed_at < PUBLISH_SECONDS:
@@ -161,14 +200,31 @@ def watch(
     return Change(replace(state, effective=k, changed_at=now, reason=reason))
 
 
+def _drafter(state: ControlState, evidence: Evidence) -> FaultDetector:
+    """The test of the drafter, fed with all that this engine ever drafted; mute once acceptance was proved."""
+    detector, ever = FaultDetector(), evidence.ever
+    if state.proved:
+        return detector
+    first = _first(ever)
+    for seen in (state.earlier, first):
+        detector.observe_window(seen.drafts, seen.accepted, seen.requests)
+    return detector
+
+
+def _first(ever: Window) -> FirstDrafts:
+    if not ever.drafts:
+        return FirstDrafts()  # requests without drafts say nothing
+    return FirstDrafts(int(ever.drafts), int(ever.accepted[0]) if ever.accepted else 0, int(ever.requests))
+
+
 def _learn(state: ControlState, evidence: Evidence) -> ControlState:
     """Note that the engine has accepted, and what its start takes at least: a pod that was unready for a moment
     looks as if it had booted since its creation.
     """
-    ever = evidence.ever
-    first = ever.conditional[0] if ever.conditional else 0.0
-    if not state.proved and ever.drafts >= PROVED_DRAFTS and first >= PROVED_RATE:
-        state = replace(state, proved=True, fault=False, reason="" if state.fault else state.reason)
+    if not state.proved and _drafter(state, evidence).verdict == HEALTHY:
+        state = replace(
+            state, proved=True, fault=False, earlier=FirstDrafts(), reason="" if state.fault else state.reason
+        )
     boot = evidence.boot_seconds
     if boot is not None and evidence.settled and (state.boot_seconds is None or round(boot) < state.boot_seconds):
         state = replace(state, boot_seconds=round(boot))
@@ -179,120 +235,134 @@ def _fixed(state: ControlState, evidence: Evidence, now: float) -> ControlState:
     """Modes Fixed and Engine: K is the desired one, a fault is reported and nothing else."""
     if state.effective != state.desired:
         state = replace(state, effective=state.desired, changed_at=now)
-    fault = state.fault or _is_fault(state, evidence)
+    fault = state.fault or _drafter(state, evidence).verdict == FAULT
     reason = "this engine accepts none of its drafts; the drafter is broken, and the mode leaves K" if fault else ""
-    return replace(state, fault=fault, hold_until=None, hold_seconds=None, on_trial=False, reason=reason)
+    return replace(state, fault=fault, hold_until=None, hold_seconds=None, trial_from=None, reason=reason)
 
 
-def _is_fault(state: ControlState, evidence: Evidence) -> bool:
-    ever = evidence.ever
-    if state.proved or ever.k == 0 or ever.drafts < FAULT_DRAFTS or evidence.requests_finished < FAULT_REQUESTS:
-        return False
-    return bool(ever.conditional) and ever.conditional[0] <= FAULT_RATE
+def _move(state: ControlState, evidence: Evidence, k: int, now: float) -> ControlState:
+    """K becomes another one: its pods go, so what they showed of step times and of an unproved drafter is kept."""
+    gone = FirstDrafts()
+    if not state.proved:
+        first, before = _first(evidence.ever), state.earlier
+        gone = FirstDrafts(
+            before.drafts + first.drafts, before.accepted + first.accepted, before.requests + first.requests
+        )
+    steps = _remember(state, evidence.recent)
+    return replace(state, effective=k, changed_at=now, trial_from=None, steps=steps, earlier=gone)
 
 
-def _fault(state: ControlState, evidence: Evidence, now: float) -> Change:
-    ever = evidence.ever
+def _fault(state: ControlState, drafter: FaultDetector, now: float) -> Change:
     message = (
-        f"K {state.effective}→0: this engine accepted {ever.accepted[0]:.0f} of {ever.drafts:.0f} first draft tokens "
-        f"over {evidence.requests_finished:.0f} requests since it began; the drafter is broken (wrong patch, wrong "
-        "transformers version, or a drafter that does not fit). Speculation stays off until the spec changes"
+        f"K {state.effective}→0: {drafter.explain()} (wrong patch, wrong transformers version, or a drafter that does "
+        "not fit). Speculation stays off until the spec changes"
     )
-    moved = replace(state, fault=True, effective=0, changed_at=now, hold_until=None, on_trial=False, reason=message)
-    return Change(moved, "DraftRejected", message)
+    moved = replace(state, fault=True, effective=0, changed_at=now, hold_until=None, trial_from=None, reason=message)
+    return Change(replace(moved, earlier=FirstDrafts()), "DraftRejected", message)
 
 
-def _lower(
-    settings: ControlSettings, state: ControlState, evidence: Evidence, times: StepTimes, prior: Prior, now: float
-) -> Change | None:
-    recent, newest = evidence.recent, evidence.newest
-    if state.effective <= settings.k_min or not evidence.settled or recent.drafts < settings.min_drafts:
+def _suspect(case: _Case) -> Change | None:
+    """These pods had hardly a draft accepted: no verdict yet, but nothing to lose by waiting for it at a lower K."""
+    state, floor = case.state, case.settings.k_min
+    drafter = _drafter(replace(state, earlier=FirstDrafts()), case.evidence)
+    if state.effective <= floor or not drafter.hopeless:
         return None
-    if newest.drafts < settings.min_drafts / 2:
+    hold = _hold(case, floor)
+    message = f"K {state.effective}→{floor}: {drafter.explain()}; held for {hold} s, then tried again"
+    return Change(_held(case, floor, hold, message), "DraftsDoNotPay", message)
+
+
+def _lower(case: _Case) -> Change | None:
+    settings, state, recent, newest = case.settings, case.state, case.evidence.recent, case.evidence.newest
+    if state.effective <= settings.k_min or not case.evidence.settled or not case.dwelt:
         return None
-    if state.changed_at is not None and now - state.changed_at < settings.min_dwell_seconds:
+    if recent.drafts < settings.min_drafts or newest.drafts < settings.min_drafts / 2:
         return None
     # While the mix changes, the window holds some of both. Its later half chooses, or K would stop half-way and pay
     # for a second start; the whole window must be sure.
-    chosen = best(newest.conditional, times, range(settings.k_min, state.effective))
-    likely = gain(newest.conditional, times, state.effective, chosen)
-    sure = gain(upper_conditional(recent, prior.acceptance), times, state.effective, chosen)
-    if sure < settings.min_gain <= likely:  # one or two long requests prove nothing in a window: look further back
-        sure = gain(upper_conditional(evidence.longer(), prior.acceptance), times, state.effective, chosen)
-    hold = _hold(settings, state)
-    if min(sure, likely) < settings.min_gain or not _pays(state, likely, hold):
-        return _passed(settings, state, likely, now)
-    message = _lower_message(state.effective, chosen, newest, times, likely, hold)
-    moved = replace(
-        state,
-        effective=chosen,
-        changed_at=now,
-        hold_until=now + hold,
-        hold_seconds=hold,
-        on_trial=False,
-        steps=_remember(state, recent),
-        reason=message,
-    )
-    return Change(moved, "DraftsDoNotPay", message)
-
-
-def _hold(settings: ControlSettings, state: ControlState) -> int:
-    """How long a K lowered now is held: twice as long after each trial that failed; a further step down, which only
-    corrects the first, forgets no back-off.
-    """
-    before = state.hold_seconds or 0
-    doubled = 2 * before if state.on_trial else before
-    return max(settings.hold_seconds, min(settings.max_hold_seconds, doubled))
-
-
-def _passed(settings: ControlSettings, state: ControlState, likely: float, now: float) -> Change | None:
-    """A trial is over when no lower K promises more, or when none was sure to for as long as a hold."""
-    if not state.on_trial:
+    late = case.estimate(newest)
+    chosen = late.best(range(settings.k_min, state.effective))
+    likely = late.gain(state.effective, chosen)
+    if likely < settings.min_gain or not case.pays(likely):
         return None
-    if likely > 0 and state.changed_at is not None and now - state.changed_at < settings.hold_seconds:
+    # One or two long requests prove nothing in a window: then it is looked further back.
+    if not _sure(case, recent, chosen) and not _sure(case, case.evidence.longer(), chosen):
         return None
-    return Change(replace(state, on_trial=False, hold_seconds=None, reason=""))
+    hold = _hold(case, chosen)
+    message = _lower_message(state.effective, chosen, newest, late, hold)
+    return Change(_held(case, chosen, hold, message), "DraftsDoNotPay", message)
 
 
-def _raise(
-    settings: ControlSettings, state: ControlState, evidence: Evidence, times: StepTimes, prior: Prior, now: float
-) -> Change | None:
-    if state.effective >= state.desired or state.hold_until is None or now < state.hold_until or not evidence.settled:
+def _sure(case: _Case, seen: Window, chosen: int) -> bool:
+    return case.estimate(seen).sure(case.state.effective, chosen) >= case.settings.min_gain
+
+
+def _held(case: _Case, k: int, hold: int, message: str) -> ControlState:
+    moved = _move(case.state, case.evidence, k, case.now)
+    return replace(moved, hold_until=case.now + hold, hold_seconds=hold, reason=message)
+
+
+def _hold(case: _Case, k: int) -> int:
+    """How long K is held at ``k``: so long that what a recovery would earn repays the two boots of a trial in vain."""
+    settings, state, hold = case.settings, case.state, float(case.patience)
+    hope = case.estimate(Window()).gain(k, state.desired) if state.desired > k else 0.0
+    if state.boot_seconds and hope > 0:
+        hold = max(hold, min(settings.max_hold_seconds, 2.0 * state.boot_seconds / hope))
+    return round(hold)
+
+
+def _raise(case: _Case) -> Change | None:
+    """The hold is over: K rises where the positions still drafted prove that it pays, or, at K=0, on trial."""
+    state, evidence = case.state, case.evidence
+    if state.effective >= state.desired or state.hold_until is None or case.now < state.hold_until:
         return None
-    if evidence.recent.generation_tokens <= 0 or _hopeless(settings, state, evidence.recent, times, prior):
-        return None  # nobody would tell whether the trial pays, or it can't
-    message = (
-        f"K {state.effective}→{state.desired}: held for {state.hold_seconds} s; trying the desired K again on the "
-        "traffic of now"
-    )
-    moved = replace(
-        state,
-        effective=state.desired,
-        changed_at=now,
-        hold_until=None,
-        on_trial=True,
-        steps=_remember(state, evidence.recent),
-        reason=message,
-    )
-    return Change(moved, "TrialAfterHold", message)
+    if not evidence.settled or evidence.recent.generation_tokens <= 0:
+        return None  # nobody would tell whether it pays
+    seen = evidence.since(state.hold_until)
+    proof = prove(case.estimate(seen), seen, state.effective, state.desired)
+    rise = f"K {state.effective}→{state.desired}: held for {state.hold_seconds} s"
+    if state.effective == 0 and proof.decided is not False:
+        return _on_trial(case, "TrialAfterHold", f"{rise}; trying the desired K again on the traffic of now")
+    if proof.decided:
+        return _on_trial(case, "RecoveryProved", f"{rise}, then recovery was proved: {proof.words}")
+    late = case.now - state.hold_until >= case.settings.hold_seconds
+    return _back_off(case, proof.words) if proof.decided is False or late else None
 
 
-def _hopeless(settings: ControlSettings, state: ControlState, recent: Window, times: StepTimes, prior: Prior) -> bool:
-    """Whether the positions that are still drafted say already that the desired K would not pay."""
-    if recent.drafts < settings.min_drafts:
-        return False
-    seen = upper_conditional(recent, prior.acceptance)
-    unseen = (*prior.acceptance[len(seen) :], *(1.0 for _ in range(state.desired)))
-    return gain((*seen, *unseen), times, state.effective, state.desired) < settings.min_gain
+def _on_trial(case: _Case, reason: str, message: str) -> Change:
+    moved = _move(case.state, case.evidence, case.state.desired, case.now)
+    return Change(replace(moved, hold_until=None, trial_from=case.state.effective, reason=message), reason, message)
 
 
-def _times(state: ControlState, recent: Window, prior: Prior) -> StepTimes:
-    """What is known of step times at the batch of now."""
-    low, high = recent.batch / LIKE_BATCH, recent.batch * LIKE_BATCH
-    known = {step.k: step.milliseconds for step in state.steps if low <= step.batch <= high}
-    if recent.step_milliseconds is not None:
-        known[recent.k] = recent.step_milliseconds
-    return StepTimes(known, prior.step_milliseconds)
+def _back_off(case: _Case, why: str) -> Change:
+    """No recovery: K stays, and is held twice as long."""
+    state, settings = case.state, case.settings
+    hold = min(max(settings.max_hold_seconds, settings.hold_seconds), 2 * (state.hold_seconds or settings.hold_seconds))
+    message = f"K stays {state.effective}: no recovery ({why}); held for another {hold} s"
+    held = replace(state, hold_until=case.now + hold, hold_seconds=hold, reason=message)
+    return Change(held, "RecoveryNotProved", message)
+
+
+def _try(case: _Case) -> Change | None:
+    """The desired K on trial: everything that its pods drafted decides whether it stays."""
+    state, ever, before = case.state, case.evidence.ever, case.state.trial_from or 0
+    if not case.evidence.settled or not case.dwelt:
+        return None
+    known = case.estimate(ever)
+    proof = prove(known, ever, before, state.effective)
+    if proof.decided is False:
+        chosen = known.best(range(case.settings.k_min, state.effective))
+        likely, hold = known.gain(state.effective, chosen), _hold(case, chosen)
+        if likely > 0 and case.pays(likely):
+            message = f"K {state.effective}→{chosen}: the trial failed ({proof.words}); held for {hold} s"
+            return Change(_held(case, chosen, hold, message), "RecoveryNotProved", message)
+    late = state.changed_at is not None and case.now - state.changed_at >= case.settings.hold_seconds
+    if proof.decided or late:
+        word = "recovery is proved" if proof.decided else "the trial ends without a proof against it"
+        message = f"K stays {state.effective}: {word} ({proof.words})"
+        passed = replace(state, trial_from=None, hold_seconds=None, reason="")
+        return Change(passed, "RecoveryProved" if proof.decided else "TrialPassed", message)
+    return None
 
 
 def _remember(state: ControlState, recent: Window) -> tuple[Step, ...]:
@@ -302,18 +372,14 @@ def _remember(state: ControlState, recent: Window) -> tuple[Step, ...]:
     return tuple(sorted([measured, *(step for step in state.steps if step.k != recent.k)]))
 
 
-def _pays(state: ControlState, likely: float, hold_seconds: float) -> bool:
-    """A change by restart costs a boot without service: the gain over the hold must repay it."""
-    return state.boot_seconds is None or likely * hold_seconds >= state.boot_seconds
-
-
-def _lower_message(current: int, chosen: int, seen: Window, times: StepTimes, likely: float, hold: int) -> str:
-    cost = times.at(current) / times.at(chosen)
+def _lower_message(current: int, chosen: int, seen: Window, known: Estimate, hold: int) -> str:
+    cost = known.milliseconds[current] / known.milliseconds[chosen]
     rates = rates_text(seen.conditional)
     return (
-        f"K {current}→{chosen}: drafts earn {expected_tokens(seen.conditional, current):.2f} tokens a step "
+        f"K {current}→{chosen}: drafts earn {known.tokens(current):.2f} tokens a step "
         f"(conditional acceptance {rates}; {seen.drafts:.0f} drafts in {seen.span:.0f} s) for a step of "
-        f"{cost:.2f}× the time of K={chosen}, which promises {100 * likely:+.0f} % tokens per second; held for {hold} s"
+        f"{cost:.2f}× the time of K={chosen}, which promises {100 * known.gain(current, chosen):+.0f} % tokens per "
+        f"second; held for {hold} s"
     )
 
 
@@ -323,13 +389,12 @@ def estimates(state: ControlState, recent: Window, prior: Prior) -> dict[int, fl
     Only what was measured, or what the recipe's source measured, is estimated: a K with a position of which neither
     is known is absent, and nothing is known before a step was timed.
     """
-    times = _times(state, recent, prior)
-    if not times.measured:
+    if not recent.paces and not state.steps:
         return {}
-    seen = recent.conditional if recent.drafts >= PROVED_DRAFTS else ()
-    rates = (*seen, *prior.acceptance[len(seen) :])
-    known = range(min(state.desired, len(rates)) + 1)
-    return {k: 1000.0 * expected_tokens(rates, k) / times.at(k) for k in known}
+    found = estimate(recent, recent, state.steps, prior, state.desired)
+    seen = len(recent.conditional) if recent.drafts >= LEAST_DRAFTS else 0
+    known = range(min(state.desired, max(seen, len(prior.acceptance))) + 1)
+    return {k: 1000.0 * found.tokens(k) / found.milliseconds[k] for k in known}
 
 
 def rates_text(rates: Sequence[float]) -> str:

@@ -161,7 +161,7 @@ def running_k(series: Sequence[Sequence[Report]]) -> tuple[int, str] | None:
     return most, why
 
 
-def lifetime(series: Sequence[Sequence[Report]]) -> tuple[Window, float]:
+def lifetime(series: Sequence[Sequence[Report]]) -> Window:
     """What drafts earned since the engines began, and how many requests had some."""
     newest = [reports[-1] for reports in series if reports]
     positions = max((len(report.positions) for report in newest), default=0)
@@ -169,7 +169,8 @@ def lifetime(series: Sequence[Sequence[Report]]) -> tuple[Window, float]:
         float(sum(report.positions[i][1] for report in newest if i < len(report.positions))) for i in range(positions)
     )
     drafts = float(sum(report.positions[0][0] for report in newest if report.positions))
-    return Window(k=positions, drafts=drafts, accepted=accepted), float(sum(report.requests for report in newest))
+    requests = float(sum(report.requests for report in newest))
+    return Window(k=positions, drafts=drafts, accepted=accepted, requests=requests)
 
 
 def unbiased(recent: Window, series: Sequence[Sequence[Report]]) -> Window:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from gemmaspec.api.spec import MAX_K
 from gemmaspec.api.status import ControlState as Stored
+from gemmaspec.api.status import FirstDrafts as Drafts
 from gemmaspec.core import moment
-from gemmaspec.core.control import ControlState, Step
+from gemmaspec.core.control import ControlState, FirstDrafts
+from gemmaspec.core.goodput import Step
 
 # What `.status.k.reason` says where there is nothing to explain.
 AS_ASKED = "as asked for"
@@ -30,7 +33,8 @@ def load(status: Mapping[str, Any]) -> ControlState | None:
         changed_at=moment.optional(control.get("changedAt")),
         hold_until=moment.optional(control.get("holdUntil")),
         hold_seconds=control.get("holdSeconds"),
-        on_trial=bool(control.get("onTrial")),
+        trial_from=control.get("trialFrom") if control.get("trialFrom") in range(k["effective"]) else None,
+        earlier=_earlier(control.get("firstDrafts") or {}),
         steps=_steps(control),
         boot_seconds=control.get("bootSeconds"),
         reason="" if k.get("reason") == AS_ASKED else k.get("reason", ""),
@@ -41,12 +45,23 @@ def _steps(control: Mapping[str, Any]) -> tuple[Step, ...]:
     running = control.get("stepRunning") or {}
     times = control.get("stepMilliseconds") or {}
     return tuple(
-        sorted(Step(int(k), float(ms), float(running[k])) for k, ms in times.items() if k in running and k.isdecimal())
+        sorted(
+            Step(int(k), float(ms), float(running[k]))
+            for k, ms in times.items()
+            if k in running and k.isdecimal() and ms > 0
+        )
     )
+
+
+def _earlier(told: Mapping[str, Any]) -> FirstDrafts:
+    """Counts that can be: a status that somebody else wrote breaks no pass."""
+    drafts, accepted, requests = (max(0, int(told.get(name, 0))) for name in ("drafts", "accepted", "requests"))
+    return FirstDrafts(drafts, min(drafts, accepted), requests)
 
 
 def store(state: ControlState) -> Stored:
     """The part of the state that ``.status.control`` holds; effective K and its reason are in ``.status.k``."""
+    earlier = state.earlier
     return Stored(
         engine=state.engine,
         desired=state.desired,
@@ -55,7 +70,8 @@ def store(state: ControlState) -> Stored:
         changed_at=None if state.changed_at is None else moment.text(state.changed_at),
         hold_until=None if state.hold_until is None else moment.text(state.hold_until),
         hold_seconds=state.hold_seconds,
-        on_trial=state.on_trial or None,
+        trial_from=state.trial_from,
+        first_drafts=None if not earlier.drafts else Drafts(**asdict(earlier)),
         step_milliseconds={str(step.k): step.milliseconds for step in state.steps} or None,
         step_running={str(step.k): step.batch for step in state.steps} or None,
         boot_seconds=state.boot_seconds,

@@ -24,7 +24,7 @@ from gemmaspec.core import (
     status,
     trial,
 )
-from gemmaspec.core.acceptance import lifetime, window
+from gemmaspec.core.acceptance import Window, lifetime, window
 from gemmaspec.core.agent import Wanted
 from gemmaspec.core.analysis import Answer, Verdict
 from gemmaspec.core.canary import Rollout, Turn
@@ -280,9 +280,9 @@ def _watch(
     reports = [observation.agents.get(pod.uid, ()) for pod in pods]
     since = observation.now - resolved.control.window_seconds
     seen = window(max(live.grid(resolved)), [observation.samples.get(pod.uid, ()) for pod in pods], since)
-    ever, requests = live.lifetime(reports)
     recent = live.unbiased(seen, reports)
-    evidence = Evidence(recent, recent, lambda: recent, ever, requests, settled=bool(pods))
+    ever = live.lifetime(reports)
+    evidence = Evidence(recent, recent, lambda: recent, lambda _: recent, ever, settled=bool(pods))
     running = live.running_k(reports)
     return control.watch(resolved.control, state, engine, resolved.k, evidence, running, observation.now), evidence
 
@@ -295,13 +295,16 @@ def _evidence(observation: Observation, resolved: Resolved, state: control.Contr
     began = max((pod.ready_at or 0.0 for pod in ready), default=0.0)
     began = max(began, state.changed_at or 0.0)
     seconds, pair = resolved.control.window_seconds, _latest_pair(series.values())
-    ever, finished = lifetime(state.effective, series)
+
+    def since(moment: float) -> Window:
+        return window(state.effective, series.values(), max(began, moment))
+
     return Evidence(
-        recent=window(state.effective, series.values(), max(began, min(observation.now - seconds, pair))),
-        newest=window(state.effective, series.values(), max(began, min(observation.now - seconds / 2, pair))),
-        longer=lambda: window(state.effective, series.values(), max(began, observation.now - LONGER * seconds)),
-        ever=ever,
-        requests_finished=finished,
+        recent=since(min(observation.now - seconds, pair)),
+        newest=since(min(observation.now - seconds / 2, pair)),
+        longer=lambda: since(observation.now - LONGER * seconds),
+        since=since,
+        ever=lifetime(state.effective, series),
         settled=0 < resolved.spec.replicas == len(ready) == sum(1 for pod in observation.pods if pod.occupies),
         boot_seconds=_boot_seconds(ready),
     )

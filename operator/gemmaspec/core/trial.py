@@ -118,7 +118,7 @@ def judge(
         k=state.effective,
         ever=evidence.ever,
         depth=1 if facts.live else state.effective,
-        requests=evidence.requests_finished,
+        requests=evidence.ever.requests,
         spans=_spans(pods, observation.samples, state.effective, rules.initial_delay),
         parked=facts.health.parked,
         fault=(change.message or state.reason) if state.fault else "",

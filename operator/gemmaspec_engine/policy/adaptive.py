@@ -23,7 +23,8 @@ class Adaptive(Policy):
     is probed, one step at a time: the interval grows with the square root of how long nothing changed,
     the balance of the price of a probe against that of a late discovery. A CUSUM over accepted minus
     expected drafts notices a change of mix; what was learnt before it is then all but forgotten. A
-    `FaultDetector` turns speculation off for good when this engine has never accepted.
+    `FaultDetector` turns speculation off for good when this engine has never accepted; while it is all but
+    sure of that, nothing but probes is drafted, however little drafts cost.
 
     K changes are paid from a bucket of `BURST` changes that refills by `REFILL` per step: within any n
     steps there are at most BURST + REFILL * n of them.
@@ -105,8 +106,10 @@ class Adaptive(Policy):
             self._doubt = self.acceptance.doubt()
         curve = self.times.curve(batch)
         total = self.acceptance.totals(batch, requests)
-        k = self._best(batch, total, curve.ms, curve.doubt)
-        mode = "pays best"
+        if self.faults.hopeless:
+            k, mode = self._allowed[0], "waits for a verdict on the drafter"
+        else:
+            k, mode = self._best(batch, total, curve.ms, curve.doubt), "pays best"
         if k == 0 and len(self._allowed) > 1:
             probe = self._probe(curve.ms)
             if probe:

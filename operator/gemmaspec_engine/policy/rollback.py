@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from gemmaspec_engine.acceptance import Acceptance
+from gemmaspec_engine.acceptance import Acceptance, break_even
 from gemmaspec_engine.fault import FAULT, FaultDetector, Sprt
 from gemmaspec_engine.steptime import StepTimes
 from gemmaspec_engine.surprise import CALM, CHANGED, Surprise
@@ -98,6 +98,9 @@ class Rollback(Policy):
         if self._k not in self._allowed or self._k > ceiling:
             self._settle(ceiling, STEADY, f"K={ceiling}: the bounds changed")
         self._steps += 1
+        lowest = self._allowed[0]
+        if self.faults.hopeless and self._mode != PROVING and self._k != lowest:
+            self._settle(lowest, HOLDING, f"K={lowest}: {self.faults.explain()}")
         if self._mode == PROVING:
             return self._target if self._steps % self.SPARSE == 0 else self._k
         if self._steps % self.REVIEW == 0:
@@ -150,12 +153,7 @@ class Rollback(Policy):
         """The acceptance, alike at all positions, at which the higher K earns as much as the one in force."""
         curve, index = self.times.curve(batch), self.times.index
         ratio = curve.ms[index[self._target]] / curve.ms[index[self._k]] * (1.0 + self.MARGIN / 2)
-        low, high = 0.0, 1.0
-        for _ in range(20):
-            a = (low + high) / 2
-            up, now = (sum(a**j for j in range(k + 1)) for k in (self._target, self._k))
-            low, high = (low, a) if up / now > ratio else (a, high)
-        return None if high >= 0.999 else high
+        return break_even(self._k, self._target, ratio)
 
     def _goodput(self, batch: int) -> dict[int, float]:
         total, curve = self.acceptance.totals(batch), self.times.curve(batch)
