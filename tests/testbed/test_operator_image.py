@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import pytest
 from dockerfile_parse import DockerfileParser
 
 from testbed.images import (
@@ -67,6 +70,30 @@ def test_bill_of_materials_names_every_locked_dependency() -> None:
     assert listed == needed()
     assert all(one["purl"] == f"pkg:pypi/{one['name']}@{one['version']}" for one in bill["components"])
     assert bill_of_materials() == bill_of_materials(), "an image of the same content has the same digest"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_dependency_has_a_wheel_for_both_machines(machine: str) -> None:
+    """The image has no compiler, and is built for amd64 and arm64 from the same lock file."""
+    (declared,) = [step for step in steps("ARG") if step.startswith("BASE=")]
+    interpreter = "cp" + "".join(re.findall(r"python:(\d+)\.(\d+)", declared)[0])
+    packages = {one["name"]: one for one in LOCK["package"]}
+    lacking = []
+    for name, _ in needed():
+        wheels = [Path(urlsplit(one["url"]).path).name for one in packages[name].get("wheels", ())]
+        if not any(fits(wheel, interpreter, machine) for wheel in wheels):
+            lacking.append(name)
+    assert lacking == []
+
+
+def fits(wheel: str, interpreter: str, machine: str) -> bool:
+    """Whether a wheel can be installed on Linux with glibc, by PEP 425's tags."""
+    python, abi, platform = wheel.removesuffix(".whl").split("-")[-3:]
+    pure = python.startswith("py3") or "py3" in python.split(".")
+    if platform == "any":
+        return pure
+    right = python == interpreter or pure or (abi == "abi3" and int(python[3:]) <= int(interpreter[3:]))
+    return right and any(tag.startswith("manylinux") and tag.endswith(machine) for tag in platform.split("."))
 
 
 def needed() -> set[tuple[str, str]]:
