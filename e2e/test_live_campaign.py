@@ -1,8 +1,13 @@
-"""What a live engine survives: idleness, the longest prompt, a process that hangs, and the loss of its pod. Minutes."""
+"""What a live engine survives: idleness, the longest prompts, an exception in the agent, a process that hangs, and the
+loss of its pod. Minutes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +19,7 @@ from demo.resource import condition, pod_ready
 from gemmaspec.core.live import AGENT_PORT
 from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, status_of_agent
 from testbed.deadline import wait_for
+from testbed.engine import ensure_engine
 from traffic import Traffic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.campaign, pytest.mark.timeout(1800)]
@@ -24,6 +30,28 @@ PROBE_SECONDS = 60.0
 IDLE_SECONDS = 1.5 * PROBE_SECONDS
 # After the last missed answer: preStop, the launcher's linger, and what a busy machine adds.
 KILL_SECONDS = 60.0
+
+# The module that is patched into the engine: vLLM's own, read where the tests run, and these lines.
+MODULE = "vllm.v1.core.sched.async_scheduler"
+FAULT = """
+
+def _fault_on_demand():
+    import os
+
+    from gemmaspec_engine.policy.adaptive import Adaptive
+
+    original = Adaptive.choose
+
+    def choose(self, *args, **kwargs):
+        if os.path.exists("/tmp/fault"):
+            raise ArithmeticError("injected")
+        return original(self, *args, **kwargs)
+
+    Adaptive.choose = choose
+
+
+_fault_on_demand()
+"""
 
 
 class Wedged:
@@ -45,6 +73,15 @@ class Wedged:
     def learned(self) -> bool:
         return exists(self.site.kubectl, "-n", NAMESPACE, "configmap", f"{NAME}-learned")
 
+    def python(self, code: str) -> None:
+        """Run it in the engine's container."""
+        name = self.pod()["metadata"]["name"]
+        self.site.kubectl("-n", NAMESPACE, "exec", name, "-c", "engine", "--", "python3", "-c", code)
+
+    def spoken(self) -> str:
+        """Why SpeculationHealthy is what it is."""
+        return str(condition(self.resource.read(), "SpeculationHealthy").get("reason"))
+
     def restarts(self) -> int:
         return sum(
             int(entry["restartCount"]) for pod in self.resource.pods() for entry in pod["status"]["containerStatuses"]
@@ -55,11 +92,21 @@ class Wedged:
         return Traffic(f"{self.base_url}/v1", model="tiny", call_seconds=300.0, **options)
 
 
+def fault(site: Site) -> dict[str, Any]:
+    """The patch that makes the agent's policy raise while a file is there."""
+    (module,) = ensure_engine().glob(f"lib/python3*/site-packages/{MODULE.replace('.', '/')}.py")
+    text = module.read_text() + FAULT
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fault"}, "data": {"it": text}}
+    site.kubectl.apply(json.dumps(body), "-n", NAMESPACE)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {"module": MODULE, "sha256": digest, "source": {"configMap": {"name": "fault", "key": "it"}}}
+
+
 @pytest.fixture(scope="module")
 def wedged(site: Site) -> Iterator[Wedged]:
     processes = [{"name": "VLLM_ENABLE_V1_MULTIPROCESSING", "value": "1"}]
     control = {"actuator": "Live", "mode": "Adaptive", "kMax": 4}
-    resource = site.apply(NAME, engine={"env": processes}, speculative={"control": control})
+    resource = site.apply(NAME, engine={"env": processes, "patches": [fault(site)]}, speculative={"control": control})
     try:
         resource.wait_settled(BOOT_SECONDS)
         with door(site.cluster, NAME, PORT, NAMESPACE) as base_url:
@@ -80,6 +127,33 @@ def test_neither_idleness_nor_the_longest_prompts_restart_it(wedged: Wedged) -> 
     assert wedged.restarts() == 0
 
 
+def test_an_exception_in_the_agent_is_told_and_harms_no_request(wedged: Wedged) -> None:
+    load = wedged.traffic()
+    operator = wedged.site.operator
+    with load.background():
+        wait_for(lambda: load.rate() > 0, "tokens", 60)
+        wedged.python("open('/tmp/fault', 'w').close()")
+        wait_for(lambda: wedged.spoken() == "AgentFailed", "the condition", 60)
+        assert "choose: ArithmeticError: injected" in condition(wedged.resource.read(), "SpeculationHealthy")["message"]
+        told = wedged.agent()
+        assert told["exceptions"] == {"choose": 1}
+        assert told["k"]["now"] == told["k"]["static"] == 4
+        with wedged.site.cluster.forward(f"deployment/{operator.deployment}", 8080, operator.namespace) as port:
+            url = f"http://127.0.0.1:{port}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+        (shown,) = [line for line in lines if line.startswith("gemmaspec_agents_fallen_back{") and NAME in line]
+        assert shown.endswith(" 1.0")
+        wedged.python("import os; os.remove('/tmp/fault')")
+        patch = json.dumps({"spec": {"speculative": {"k": 3}}})
+        wedged.site.kubectl("-n", NAMESPACE, "patch", "gsd", NAME, "--type=merge", "-p", patch)
+        wait_for(lambda: wedged.spoken() != "AgentFailed", "the end of it", 60)
+        assert wedged.agent()["k"]["fallback"] is None
+    assert load.summary().ok > 10
+    assert load.summary().failed == 0
+    assert wedged.restarts() == 0
+
+
 def test_a_stopped_engine_is_restarted_by_its_probe(wedged: Wedged) -> None:
     load = wedged.traffic()
     with load.background():
@@ -87,9 +161,8 @@ def test_a_stopped_engine_is_restarted_by_its_probe(wedged: Wedged) -> None:
         wait_for(lambda: wedged.agent()["progress"]["unfinished"], "requests under way", 60)
         process, pod = wedged.agent()["engine"]["process"], wedged.pod()["metadata"]["name"]
         time.sleep(35)  # on its volume the agent saves every 30 s
-        stop = f"import os, signal; os.kill({process}, signal.SIGSTOP)"
         stopped = time.time()
-        wedged.site.kubectl("-n", NAMESPACE, "exec", pod, "-c", "engine", "--", "python3", "-c", stop)
+        wedged.python(f"import os, signal; os.kill({process}, signal.SIGSTOP)")
         load.stop()
         found = wedged.resource.wait_condition("EngineHealthy", "False", PROBE_SECONDS + KILL_SECONDS)
         told = time.time() - stopped

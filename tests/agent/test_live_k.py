@@ -71,7 +71,10 @@ def test_many_changes_under_load_change_no_text(
     assert live.counter("vllm:num_preemptions_total") > preempted, "no stream was preempted: the test is too mild"
     for name, found in (("first step", [whole for whole, _ in waits]), ("between steps", [own for _, own in waits])):
         print(f"{changes} changes, PUT to {name}: median {statistics.median(found):.1f} ms, most {max(found):.1f} ms")
-    assert statistics.median(own for _, own in waits) < 100
+    own = sorted(own for _, own in waits)
+    assert statistics.median(own) < 100
+    if changes == 200:  # as promised; a gate's machine may stand still for a moment
+        assert own[int(0.95 * changes)] < 100
     for found in traffic.rounds:
         assert [completion.finished for completion in found] == ["length"] * TEXTS
         assert [completion.tokens for completion in found] == [completion.tokens for completion in greedy]
