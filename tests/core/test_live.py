@@ -317,3 +317,29 @@ def test_missing_graphs_become_a_condition() -> None:
     status = reconcile(seen, Settings(load(), FILES, key=KEY, live_files=FILES)).status
     assert status is not None
     assert condition(dict(status))[:2] == ("False", "GraphsMissing")
+
+
+def test_an_agent_that_may_not_move_k_is_told_of() -> None:
+    refused = report(190, live=False, reason="the V2 model runner of vLLM 0.28.0 cannot follow a K schedule")
+    status, reason, message = condition(published({}, 200.0, {"pod-1": (refused,)}))
+    assert (status, reason) == ("False", "AgentOnlyWatches")
+    assert message == f"the agent in tiny-1 only watches: {refused.reason}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"engine": {"vllm": "0.28.0"}}, "not tested with vLLM 0.28.0 on cpu"),
+        ({"nodes": {"accelerator": "GB10"}}, "not tested with vLLM 0.32.0 on NVIDIA GB10"),
+        ({"nodes": {"accelerator": "Any"}}, "on a GPU that is not named"),
+        ({"engine": {"vllm": "0.99.0"}}, "not tried with vLLM 0.99.0"),
+        ({}, ""),
+    ],
+)
+def test_the_status_says_why_auto_took_restart(change: dict[str, Any], said: str) -> None:
+    body = spec("Auto") | change
+    found = reconcile(observation({}, (), body), Settings(load(), FILES, key=KEY, live_files=FILES)).status
+    assert found is not None
+    told = found["k"].get("actuatorReason", "")
+    assert said in told
+    assert bool(said) == (found["k"]["actuator"] == "Restart")

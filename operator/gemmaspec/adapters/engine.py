@@ -174,7 +174,7 @@ def parse_report(body: bytes, now: float) -> Report:
         return Report(
             time=now,
             live=bool(told["live"]),
-            reason=str(k.get("reason") or told.get("reason") or ""),
+            reason=str((k if told["live"] else told).get("reason") or ""),
             k=int(k["now"]),
             settings=Wanted(str(k["mode"]), int(k["k"]), int(k["kMin"]), int(k["kMax"])),
             positions=tuple(

@@ -49,6 +49,7 @@ class KStatus(Model):
     reason: Text | None = Field(None, description="Why effective differs from desired, in one sentence.")
     since: str | None = Field(None, description="When effective last changed.")
     actuator: str | None = Field(None, description="How K is changed.")
+    actuator_reason: Text | None = Field(None, description="Why actuator Auto took Restart.")
     replicas: Annotated[list[ReplicaK], Field(max_length=MAX_REPLICAS)] | None = Field(
         None,
         description="K of each engine that serves.",

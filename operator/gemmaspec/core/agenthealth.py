@@ -1,4 +1,6 @@
-"""What the agents say of themselves that somebody must hear of: an exception of theirs, or missing CUDA graphs."""
+"""What the agents say of themselves that somebody must hear of: an exception of theirs, an engine that they may not
+steer, or missing CUDA graphs.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,14 @@ def fallen_back(pods: Sequence[Pod], agents: Mapping[str, Sequence[Report]]) -> 
         f"the agent in {name}{more} keeps K static after an exception of its own, in {report.fallback}. The engine "
         "serves on; any edit of spec.speculative has it try again"
     )
+
+
+def only_watching(pods: Sequence[Pod], agents: Mapping[str, Sequence[Report]]) -> str:
+    """Whose agent found an engine in which it may not move K, in one sentence; empty for nobody's."""
+    for pod, report in _newest(pods, agents):
+        if not report.live:
+            return f"the agent in {pod.name} only watches: {report.reason}"
+    return ""
 
 
 def graphs_missing(resolved: Resolved, pods: Sequence[Pod], agents: Mapping[str, Sequence[Report]], told: bool) -> str:

@@ -59,6 +59,16 @@ def is_live(resolved: Resolved, steerable: bool) -> bool:
     return compat.tested(_version(resolved), _DEVICE[resolved.accelerator])
 
 
+def why_restart(resolved: Resolved, steerable: bool) -> str:
+    """Why ``Auto`` took Restart; empty where it did not, or nothing was left to it."""
+    if resolved.control.actuator is not Actuator.AUTO or is_live(resolved, steerable):
+        return ""
+    if resolved.control.mode is Mode.ENGINE:
+        return "mode Engine leaves it to vLLM what is verified"
+    device = "a GPU that is not named" if resolved.accelerator is Accelerator.ANY else _DEVICE[resolved.accelerator]
+    return _refusal(resolved, steerable) or f"live K was not tested with vLLM {_version(resolved)} on {device}"
+
+
 def _version(resolved: Resolved) -> str | None:
     return resolved.spec.engine.vllm if resolved.spec.engine else None
 

@@ -203,7 +203,10 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     goal = trial.goal(resolved, planned.revision, known)
     unavailable = trial.unavailable(resolved, known)
     scale = rollout.scale(goal, resolved.spec.replicas, _asked(observation), observation.pods, unavailable)
-    facts = _facts(observation, resolved, planned, change, evidence, scale, goal, known, live=agent is not None)
+    why = live.why_restart(resolved, bool(settings.key))
+    facts = _facts(
+        observation, resolved, planned, change, evidence, scale, goal, known, live=agent is not None, why_restart=why
+    )
     verdict = trial.judge(observation, resolved, known, change, evidence, facts)
     if verdict is not None and verdict.answer in (Answer.PROMOTE, Answer.REJECT):
         turn = trial.turn(known, planned.revision, verdict, observation.resource.status)
@@ -331,6 +334,7 @@ def _facts(
     known: Rollout,
     *,
     live: bool,
+    why_restart: str,
 ) -> status.Facts:
     wanted = goal[planned.revision]
     # A pod that was evicted stays as an object: its last words are no engine's.
@@ -354,6 +358,7 @@ def _facts(
         serving=sum(1 for pod in observation.pods if pod.ready and pod.revision in goal),
         rollout=known,
         live=live,
+        why_restart=why_restart,
     )
 
 

@@ -50,6 +50,7 @@ class Facts:
     serving: int
     rollout: Rollout
     live: bool = False
+    why_restart: str = ""
     verdict: analysis.Verdict | None = None
 
     @property
@@ -121,7 +122,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         endpoint=names.endpoint(owner.name, owner.namespace, resolved.port),
         target=resolved.target,
         revision=facts.revision,
-        k=_k(observation, state, facts.live),
+        k=_k(observation, facts),
         control=memory.store(state),
         engine=_engine(facts),
         history=_history(previous, facts.change, state, observation),
@@ -269,6 +270,8 @@ def speculation(observation: Observation, resolved: Resolved, state: ControlStat
     pods, agents = observation.pods, observation.agents
     if failed := agenthealth.fallen_back(pods, agents):
         return Verdict(kind, "False", "AgentFailed", failed)
+    if refused := agenthealth.only_watching(pods, agents):
+        return Verdict(kind, "False", "AgentOnlyWatches", refused)
     known = observation.resource.status.get("conditions", ())
     told = any(entry["type"] == kind and entry["reason"] == "GraphsMissing" for entry in known)
     if lost := agenthealth.graphs_missing(resolved, pods, agents, told):
@@ -286,7 +289,8 @@ def speculation(observation: Observation, resolved: Resolved, state: ControlStat
     return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} as asked for{note}")
 
 
-def _k(observation: Observation, state: ControlState, live: bool) -> KStatus:
+def _k(observation: Observation, facts: Facts) -> KStatus:
+    state = facts.change.state
     before = observation.resource.status.get("k") or {}
     same = before.get("effective") == state.effective and before.get("since")
     return KStatus(
@@ -294,7 +298,8 @@ def _k(observation: Observation, state: ControlState, live: bool) -> KStatus:
         effective=state.effective,
         reason=state.reason or memory.AS_ASKED,
         since=before["since"] if same else moment.text(observation.now),
-        actuator="Live" if live else "Restart",
+        actuator="Live" if facts.live else "Restart",
+        actuator_reason=facts.why_restart or None,
         replicas=replicas.each(before, observation),
     )
 
