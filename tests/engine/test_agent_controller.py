@@ -255,3 +255,19 @@ def test_with_the_real_policies(mode: str) -> None:
     copy = Controller(KS, Settings(mode, 4, 0, 4), make=make)
     copy.load_state(found.export_state())
     assert copy.exceptions == {}
+
+
+def test_the_wait_between_steps_is_told_apart_from_the_step_under_way() -> None:
+    clock = FakeClock()
+    found = Controller(KS, Settings("Fixed", 4, 0, 4), clock=clock)
+    found.free_since = lambda: 107.0
+    found.apply(Settings("Fixed", 2, 0, 4))  # at 100, while a step runs whose result comes at 107
+    clock.now = 107.004
+    found.choose(1, ("a",))
+    told = found.settings_json()
+    assert told["appliedAfterMs"] == pytest.approx(7004)
+    assert told["betweenStepsMs"] == pytest.approx(4)
+    found.apply(Settings("Fixed", 1, 0, 4))
+    clock.now = 107.010
+    found.choose(1, ("a",))
+    assert found.settings_json()["betweenStepsMs"] == pytest.approx(6), "no step was under way"

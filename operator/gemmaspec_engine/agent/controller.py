@@ -77,8 +77,9 @@ class Controller:
         self.decisions: dict[int, int] = dict.fromkeys(self.ks, 0)
         self.missed = 0
         self.changes = 0
-        self.step_ended: Callable[[], float] = lambda: -math.inf
-        """When the last step's result came, by the same clock."""
+        self.free_since: Callable[[], float] = lambda: -math.inf
+        """Since when nothing but the scheduler itself holds up the next step, by the same clock: the last step's
+        result has come, or the first request after a pause."""
         self._clock = clock
         self._make = make
         self._lock = threading.Lock()
@@ -119,7 +120,7 @@ class Controller:
         if now >= active.ends:
             active = self._return_to_standing()
         if active.first_ms is None:
-            active.between_ms = 1000.0 * (now - max(active.begun, self.step_ended()))
+            active.between_ms = 1000.0 * (now - max(active.begun, self.free_since()))
             active.first_ms = 1000.0 * (now - active.begun)
         active.plain = active.ends == _FOREVER
         return active

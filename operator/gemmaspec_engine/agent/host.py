@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from time import perf_counter_ns, thread_time_ns
+from time import perf_counter, perf_counter_ns, thread_time_ns
 from typing import Any
 
 from gemmaspec_engine.agent import exposition, settings
@@ -68,7 +69,8 @@ class Agent:
         self.tell: Callable[[int], None] | None = None
         """Tells the drafter K, where vLLM does not."""
         self._steps = Steps(self.controller.k, engine.lingering)
-        self.controller.step_ended = self._steps.last_update
+        self._woken = -math.inf
+        self.controller.free_since = lambda: max(self._woken, self._steps.last_update())
         self._moves = not engine.refusal
         self._ended: deque[Ended] = deque()
         self._counts: Mapping[str, int] = {}
@@ -155,6 +157,8 @@ class Agent:
     def arrived(self, unfinished: int) -> None:
         """A request comes to ``unfinished`` others."""
         try:
+            if not unfinished:
+                self._woken = perf_counter()
             self.progress.arrived(unfinished)
         except Exception as error:  # noqa: BLE001
             self.failed("arrived", error)
