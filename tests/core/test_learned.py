@@ -46,7 +46,7 @@ def steps(
     pods = (pod, *(replace(POD, name=uid, uid=uid) for uid in more or ()))
     resource = Resource(OWNER, 1, False, {}, {})
     children = (child,) if child else ()
-    return list(learned.steps(Observation(resource, NOW, children, pods, agents=reports), "e"))
+    return list(learned.steps(Observation(resource, NOW, children, pods, agents=reports), "e", "r"))
 
 
 def test_the_first_knowledge_is_saved_once_there_is_some() -> None:
@@ -132,3 +132,8 @@ def test_knowledge_of_another_engine_is_replaced() -> None:
     (found,) = steps(TAUGHT, saved(10.0, engine="another image"))
     assert isinstance(found, Save)
     assert found.child is not None
+
+
+def test_pods_of_another_revision_may_be_another_engine() -> None:
+    assert steps(TAUGHT, pod=replace(POD, revision="older")) == []
+    assert steps(FRESH, saved(100.0), replace(POD, revision="older")) == []

@@ -82,24 +82,28 @@ class Restore:
     child: Child
 
 
-def steps(observation: Observation, engine: str) -> Iterable[Save | Restore]:
-    """What is to be done in this pass; nothing over a resource whose engines go on as they did."""
+def steps(observation: Observation, engine: str, revision: str) -> Iterable[Save | Restore]:
+    """What is to be done in this pass; nothing over a resource whose engines go on as they did.
+
+    engine: identity of the engines of ``revision``; pods of others may be other engines, and are left alone.
+    """
     child = observation.child("ConfigMap", names.learned_object(observation.resource.owner.name))
     known = _known(child)
     if known is not None and known.engine != engine:
         known = None
+    agents = _agents(observation, revision)
     if child is not None and known is not None:
-        yield from (Restore(pod, child) for pod, report in _agents(observation) if _ignorant(pod, report, known))
-    found = [(pod, report) for pod, report in _agents(observation) if _due(pod, report, known, engine, observation.now)]
+        yield from (Restore(pod, child) for pod, report in agents if _ignorant(pod, report, known))
+    found = [(pod, report) for pod, report in agents if _due(pod, report, known, engine, observation.now)]
     if found:
         pod, report = max(found, key=lambda entry: (entry[0].terminating, sum(entry[1].steps.values()), entry[0].name))
         gist = _gist(report, engine, observation.now)
         yield Save(pod, learned_config_map(observation.resource.owner, gist.text()), child)
 
 
-def _agents(observation: Observation) -> Sequence[tuple[Pod, Report]]:
-    serving = [pod for pod in observation.pods if pod.live and pod.running and observation.agents.get(pod.uid)]
-    return [(pod, observation.agents[pod.uid][-1]) for pod in serving]
+def _agents(observation: Observation, revision: str) -> Sequence[tuple[Pod, Report]]:
+    pods = [pod for pod in observation.pods if pod.live and pod.running and pod.revision == revision]
+    return [(pod, observation.agents[pod.uid][-1]) for pod in pods if observation.agents.get(pod.uid)]
 
 
 def _ignorant(pod: Pod, report: Report, known: Gist) -> bool:

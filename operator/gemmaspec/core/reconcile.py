@@ -224,7 +224,7 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     if agent:
         actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
-            actions += tuple(learned.steps(observation, planned.engine))
+            actions += tuple(learned.steps(observation, planned.engine, planned.revision))
     return Decision(actions=actions, status=body, wake_after=_wake(observation, change, verdict), reading=reading)
 
 
