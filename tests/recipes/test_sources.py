@@ -69,6 +69,16 @@ def test_every_published_recipe_has_its_source() -> None:
     assert roots - {"tiny-cpu"} == set(SOURCES)
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_recipe_says_where_it_is_from_and_what_was_measured(name: str) -> None:
+    recipe = load()[name]
+    assert recipe.source
+    assert recipe.notes
+    assert recipe.figures["tokensPerSecondWith"] > recipe.figures["tokensPerSecondWithout"] > 0
+    assert 0 < min(recipe.prior.acceptance) <= max(recipe.prior.acceptance) < 1
+    assert {0, recipe.spec["speculative"]["k"]} <= recipe.prior.step_milliseconds.keys()
+
+
 def test_environment_of_the_nvfp4_source() -> None:
     variables = {entry["name"]: entry.get("value") for entry in environment(resolved("gemma4-26b-nvfp4"))}
     assert variables["TORCH_CUDA_ARCH_LIST"] == "12.1a"
