@@ -42,6 +42,8 @@ class MemoryPin:
     the launcher adds that argument."""
     utilization: float | None = None
     """Share of total memory the engine claims, in (0, 1]; None with ``Auto``."""
+    max_utilization: float | None = None
+    """``Auto``: the largest share that the pod's memory request covers; None: whatever it comes to."""
     reserve_bytes: int = 0
     """Bytes that must stay free beside the engine's claim, for the host."""
     needed_bytes: int | None = None
@@ -233,6 +235,7 @@ def _memory(value: object) -> MemoryPin:
         device=device,
         mode=mode,
         utilization=utilization,
+        max_utilization=fields.number("maxUtilization", None),
         reserve_bytes=fields.integer("reserveBytes", 0),
         needed_bytes=fields.integer("neededBytes", None),
         wait_seconds=fields.number("waitSeconds", 1800),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -204,12 +205,25 @@ def judge_memory(pin: Pin, facts: Facts | None, figures: memory.Figures) -> Memo
         utilization = budget.utilization_for(needed, figures.total)
         text = f"{needed}; of {memory.gib(figures.total)} that is utilization {utilization:g}; "
         wanted = replace(wanted, utilization=utilization)
+        if wanted.max_utilization is not None and utilization > wanted.max_utilization:
+            return Memory(
+                (_over_the_request(wanted.max_utilization, utilization, text, figures.total),), utilization, text
+            )
     if wanted.device == "cpu":
         wanted, figures = _as_vllm_on_cpu(wanted, facts, figures)
     verdict = memory.weigh(wanted, figures, pin.vllm)
     if verdict.fits:
         return Memory((), wanted.utilization, text + verdict.text)
     return Memory((_does_not_fit(verdict, figures, text),), wanted.utilization, text + verdict.text)
+
+
+def _over_the_request(most: float, utilization: float, text: str, total: int) -> Finding:
+    remedy = (
+        "Lower spec.model.maxModelLen or spec.engine.scheduling.maxNumSeqs, or ask for the memory: "
+        f"spec.engine.resources.requests.memory {math.ceil(utilization * total / memory.GIB)}Gi."
+    )
+    words = f"{text}the pod requests memory for at most {most:g}"
+    return Finding("UtilizationDoesNotFit", words, remedy)
 
 
 def _does_not_fit(verdict: memory.Verdict, figures: memory.Figures, text: str) -> Finding:

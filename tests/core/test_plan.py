@@ -192,6 +192,27 @@ def test_every_object_belongs_to_the_resource() -> None:
             assert body["metadata"]["labels"]["gemmaspec.io/deploy"] == found.owner.name
 
 
+@pytest.mark.parametrize(
+    ("engine", "requested", "most"),
+    [({}, "105927Mi", 0.85), ({"resources": {"requests": {"memory": "112Gi"}}}, "112Gi", None)],
+)
+def test_auto_asks_the_scheduler_for_all_that_it_may_take(
+    engine: dict[str, Any], requested: str, most: float | None
+) -> None:
+    resource = read("minimal-gb10")
+    resource["spec"] |= {"memory": {"utilizationMode": "Auto"}, "engine": resource["spec"]["engine"] | engine}
+    found = planned(resource)
+    for container in _containers(found):
+        if container["name"] in ("preflight", "engine"):
+            assert container["resources"]["requests"]["memory"] == requested
+    assert json.loads(found.config["data"]["pin.json"])["memory"].get("maxUtilization") == most
+
+
+def _containers(found: Plan) -> list[dict[str, Any]]:
+    pod = found.deployment["spec"]["template"]["spec"]
+    return [*pod["initContainers"], *pod["containers"]]
+
+
 def test_selectors_select_the_pods() -> None:
     found = planned(read("full-gb10"))
     labels = found.deployment["spec"]["template"]["metadata"]["labels"]

@@ -237,6 +237,15 @@ def test_a_kv_cache_that_fits_or_has_no_size(pinned: Pin, kv: int | None) -> Non
     assert judge_kv_cache(pinned, {"versions": {}}, box(100)) == []  # stage A has read no config
 
 
+def test_auto_stays_within_what_the_pod_requests() -> None:
+    large = facts() | {"weights": {"target": 30 * GIB, "drafter": GIB}}
+    (found,) = judge_memory(auto(maxUtilization=0.85), large, box(118)).findings
+    assert (found.reason, found.deterministic) == ("UtilizationDoesNotFit", True)
+    assert "utilization 0.87; the pod requests memory for at most 0.85" in found.message
+    assert "requests.memory 106Gi" in found.remedy
+    assert judge_memory(auto(), large, box(118)).findings == ()
+
+
 def test_auto_refuses_what_cannot_fit() -> None:
     (found,) = judge_memory(auto(), facts() | {"weights": {"target": 62 * GIB, "drafter": GIB}}, box(115)).findings
     assert (found.reason, found.deterministic) == ("UtilizationDoesNotFit", True)

@@ -333,7 +333,7 @@ class Memory(Model):
     utilization_mode: UtilizationMode | None = Field(
         None,
         description="`Fixed` (default) takes utilization as given; `Auto` computes it in the pod from weights, KV "
-        "cache, drafter and overhead. Not on CPU.",
+        "cache, drafter and overhead, up to 0.85 or what engine.resources.requests.memory asks for. Not on CPU.",
     )
     reserve_gi_b: Annotated[float, Field(ge=0, le=1024)] | None = Field(
         None,

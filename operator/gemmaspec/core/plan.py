@@ -19,7 +19,7 @@ from gemmaspec.api import identity
 from gemmaspec.api.spec import Accelerator, Method, TransformersMode
 from gemmaspec.core import caches, live, names
 from gemmaspec.core.owner import Owner as Owner
-from gemmaspec.core.pod import config_key, pod_template
+from gemmaspec.core.pod import config_key, most_utilization, pod_template
 from gemmaspec.core.resolve import Resolved
 
 # Length of a revision's name. 10 hexadecimal digits: with the 20 revisions that one resource may see in a day a
@@ -111,7 +111,7 @@ def engine_identity(resolved: Resolved) -> str:
 def pin_file(resolved: Resolved, files: Mapping[str, str]) -> str:
     """``pin.json``: what the launcher proves before every start of the engine."""
     spec = resolved.spec
-    memory = spec.memory
+    memory, most = spec.memory, most_utilization(resolved)
     value: dict[str, Any] = {
         "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in sorted(files.items())},
         "vllm": spec.engine.vllm if spec.engine else None,
@@ -120,6 +120,7 @@ def pin_file(resolved: Resolved, files: Mapping[str, str]) -> str:
             "mode": str(memory.utilization_mode) if memory and memory.utilization_mode else "Fixed",
             "utilization": resolved.utilization,
             "reserveBytes": int(memory.reserve_gi_b * GIB) if memory and memory.reserve_gi_b else 0,
+            **({} if most is None else {"maxUtilization": most}),
         },
         "maxRestarts": spec.rollout.max_restarts,
         "stateDir": names.STATE_DIR,

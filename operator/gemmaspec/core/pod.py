@@ -8,7 +8,7 @@ from typing import Any
 from gemmaspec.api.spec import Accelerator, EnvVar, Patch, SecretKeyRef, TransformersMode
 from gemmaspec.core import caches, live, names
 from gemmaspec.core.arguments import engine_arguments
-from gemmaspec.core.resolve import GB10_MEMORY_GIB, Resolved
+from gemmaspec.core.resolve import DEFAULT_UTILIZATION, GB10_MEMORY_GIB, Resolved
 
 # Feature discovery's name of the GPU, and the one it gets under time-slicing.
 GB10_PRODUCTS = ["NVIDIA-GB10", "NVIDIA-GB10-SHARED"]
@@ -231,11 +231,20 @@ def _variable(variable: EnvVar) -> dict[str, Any]:
 def memory_budget_gib(resolved: Resolved) -> float | None:
     """GiB of the node's memory that a GB10 engine plans with; None where memory is not the node's own.
 
-    Memory is unified there: the budget is the pod's memory request, so that the scheduler counts it.
+    Memory is unified there: the budget is the pod's memory request, so that the scheduler counts it. ``Auto`` knows its
+    share only in the pod: until then as much is kept for it as it may take.
     """
-    if resolved.accelerator is not Accelerator.GB10 or resolved.utilization is None:
+    if resolved.accelerator is not Accelerator.GB10:
         return None
-    return resolved.utilization * GB10_MEMORY_GIB
+    return (resolved.utilization or DEFAULT_UTILIZATION) * GB10_MEMORY_GIB
+
+
+def most_utilization(resolved: Resolved) -> float | None:
+    """The largest share that ``Auto`` may come to; None where the user requested memory, and so knows what it needs."""
+    engine = resolved.spec.engine
+    given = engine.resources.requests if engine and engine.resources else None
+    auto = resolved.accelerator is Accelerator.GB10 and resolved.utilization is None
+    return DEFAULT_UTILIZATION if auto and not (given and given.memory) else None
 
 
 def resources(resolved: Resolved) -> dict[str, Any]:
