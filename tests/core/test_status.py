@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -99,6 +100,25 @@ LOWERED = held(
     holdUntil=moment.text(NOW + 1750),
     holdSeconds=1800,
 )
+
+
+def judged(phase: str, **fields: Any) -> dict[str, Any]:
+    """A status in which this spec's revision has a predecessor ``old`` that was good."""
+    first = held(proved=True)
+    stored = first["rollout"] | {"phase": phase, "goodPin": "goodpin", "since": moment.text(NOW - 950)} | fields
+    return first | {"rollout": stored, "lastGoodRevision": "old"}
+
+
+RECORD = {
+    "metadata": {"labels": {"gemmaspec.io/revision": "old"}},
+    "data": {"spec.json": json.dumps({**SPEC, "model": {"maxModelLen": 256}})},
+}
+OLD = Child("ConfigMap", "tiny-old", "uid-old", "1", "owner", RECORD)
+KNOWN = {"perPosition": [0.8, 0.7, 0.7, 0.7], "tokensPerStep": 2.9, "drafts": 2000}
+TRIAL = judged("Analysing", keptK={"desired": 4, "effective": 4}, keptAcceptance=KNOWN)
+BACK = judged("RolledBack", reason="AcceptanceWorse", message="revision new is rolled back to old")
+BACK["rejectedRevision"] = "new"
+RETURNED = str(decide(observed(SPEC, BACK, children=(OLD,)))[1]["revision"])
 FAULT = held(effective=0, reason="K 4→0: broken", fault=True, changedAt=moment.text(NOW - 50))
 STATES: dict[str, Observation] = {
     "first pass": observed(SPEC),
@@ -126,6 +146,13 @@ STATES: dict[str, Observation] = {
     "fault": observed(SPEC, FAULT),
     "replacing": observed({**SPEC, "replicas": 2}, pods=(POD, replace(POD, name="old", uid="p0", revision="old"))),
     "terminating": observed(SPEC, pods=(replace(POD, ready=False, terminating=True),)),
+    "revision on trial": observed(SPEC, TRIAL, pods=(replace(POD, ready_at=NOW - 100),)),
+    "canary": observed({**SPEC, "replicas": 2}, TRIAL, pods=(POD, replace(POD, name="old", uid="p0", revision="old"))),
+    "canary starts": observed({**SPEC, "replicas": 2}, TRIAL, pods=(replace(POD, revision="old"), BOOTING)),
+    "held": observed(SPEC, TRIAL, pods=(replace(POD, ready_at=NOW - 5000),)),
+    "going back": observed(SPEC, BACK, children=(OLD,), pods=(replace(POD, terminating=True, ready=False),)),
+    "gone back": observed(SPEC, BACK, children=(OLD,), pods=(replace(POD, revision=RETURNED),)),
+    "record lost": observed(SPEC, BACK, pods=(POD,)),
     "evicted": observed(SPEC, pods=(replace(FAILED, phase="Failed", name="a"), POD)),
 }
 
@@ -215,6 +242,13 @@ KSTATUS = {
     "fault": "InProgress",
     "replacing": "InProgress",
     "terminating": "InProgress",
+    "revision on trial": "InProgress",
+    "canary": "InProgress",
+    "canary starts": "InProgress",
+    "held": "Current",
+    "going back": "InProgress",
+    "gone back": "Failed",
+    "record lost": "Failed",
     "evicted": "Current",
 }
 

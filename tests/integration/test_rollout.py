@@ -120,14 +120,13 @@ def crashing(pod: Mapping[str, Any]) -> Report:
 
 
 @pytest.mark.parametrize(
-    ("script", "reason"), [(never_ready, "ProgressDeadlineExceeded"), (crashing, "EngineRestarts")]
+    ("replicas", "script", "reason"), [(2, never_ready, "ProgressDeadlineExceeded"), (1, crashing, "EngineRestarts")]
 )
-@pytest.mark.parametrize("replicas", [1, 2])
 def test_a_revision_that_never_serves_is_rolled_back(running: Scene, replicas: int, script: Any, reason: str) -> None:
     good = proved(running, replicas=replicas)
     running.kubelet.script = script
     running.kubelet.overlap = 0
-    limits = JUDGED | {"progressDeadlineSeconds": 8}
+    limits = JUDGED | {"progressDeadlineSeconds": 5}
     running.apply(replicas=replicas, model=OTHER, rollout=rollout(limits))
     status = returned(running, reason)
     assert status["revision"] == good["revision"]

@@ -105,6 +105,7 @@ class Pod:
     live: bool = False
     download_failed: Ended | None = None
     image_digest: str | None = None
+    port: int = 8000
 
     @property
     def occupies(self) -> bool:
@@ -200,7 +201,17 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
         downloading="running" in _init_container(status, names.WEIGHTS_CONTAINER).get("state", {}),
         download_failed=_download_failure(status),
         image_digest=_image_digest(container.get("imageID", "")),
+        port=_port(body),
     )
+
+
+def _port(body: Mapping[str, Any]) -> int:
+    """The engine's own port: the Service may stand for another revision's by now."""
+    for container in body.get("spec", {}).get("containers", ()):
+        for entry in container.get("ports", ()):
+            if entry.get("name") == "http":
+                return int(entry["containerPort"])
+    return Pod.port
 
 
 def _init_container(status: Mapping[str, Any], name: str = names.PREFLIGHT_CONTAINER) -> Mapping[str, Any]:

@@ -196,6 +196,9 @@ def _progress(observation: Observation, facts: Facts) -> list[Verdict]:
             Verdict("Reconciling", "False", "RolledBack", waiting),
             Verdict("Stalled", "True", "RolledBack", known.message),
         ]
+    if known.returned:
+        words = f"going back to revision {facts.revision}, the last good one"
+        return [Verdict("Reconciling", "True", "RollingBack", words), clear]
     if facts.complete and (facts.ready >= facts.resolved.spec.replicas):
         return [Verdict("Reconciling", "False", "Settled", "what runs is what the spec asks for"), clear]
     return [Verdict("Reconciling", "True", "RollingOut", f"driving to revision {facts.revision}"), clear]

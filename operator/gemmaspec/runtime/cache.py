@@ -152,12 +152,6 @@ class Cache:
         """Objects that carry the resource's label, our own newest writes included."""
         return tuple(self._child(stored) for stored in self._stored(namespace, name))
 
-    def service(self, namespace: str, name: str) -> Child | None:
-        """The resource's Service. Unpacks nothing else: every scrape asks for the port."""
-        wanted = ("Service", name)
-        found = (stored for stored in self._stored(namespace, name) if (stored.kind, stored.name) == wanted)
-        return next((self._child(stored) for stored in found), None)
-
     def _stored(self, namespace: str, name: str) -> list[Stored]:
         shown = sorted(self._children.get((namespace, name), ()), key=lambda stored: stored.order)
         found = {(stored.kind, stored.name): stored for stored in shown if stored.uid not in self._gone}

@@ -20,7 +20,6 @@ from gemmaspec.api import identity
 from gemmaspec.core import names
 from gemmaspec.core.live import token
 from gemmaspec.core.reconcile import Settings
-from gemmaspec.core.resolve import DEFAULT_PORT
 from gemmaspec.recipes import load
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache, Stored, owner_of, reduce_pod, store
@@ -59,9 +58,7 @@ class Operator:
         self.cache = Cache(resources, children, pods)
         self._cluster = await Cluster.connect()
         await self._wait_for_definition(self._cluster)
-        scraper = Scraper(
-            self._engines, self.cache, self._port, self.queue.wake, self._options.scrape_seconds, self._token
-        )
+        scraper = Scraper(self._engines, self.cache, self.queue.wake, self._options.scrape_seconds, self._token)
         settings = Settings(
             load(),
             engine_files(),
@@ -98,12 +95,6 @@ class Operator:
         assert self.cache is not None
         resource = self.cache.resource(*key)
         return token(self._options.key, resource.owner.uid) if resource and self._options.key else ""
-
-    def _port(self, key: Key) -> int:
-        """Engine port, from the Service that the plan made: recipes may set another than the default."""
-        assert self.cache is not None
-        service = self.cache.service(*key)
-        return int(service.body["spec"]["ports"][0]["port"]) if service else DEFAULT_PORT
 
 
 def registry(operator: Operator) -> kopf.OperatorRegistry:

@@ -32,14 +32,12 @@ class Scraper:
         self,
         engines: Engines,
         cache: Cache,
-        port_of: Callable[[Key], int],
         wake: Callable[[Key], None],
         seconds: float,
         token_of: Callable[[Key], str] = lambda _: "",
     ) -> None:
         self._engines = engines
         self._cache = cache
-        self._port_of = port_of
         self._wake = wake
         self._seconds = seconds
         self._series: dict[str, deque[Sample]] = {}
@@ -124,7 +122,7 @@ class Scraper:
         assert pod.ip is not None
         async with self._at_once:
             try:
-                share = await self._engines.downloaded(pod.ip, self._port_of(key))
+                share = await self._engines.downloaded(pod.ip, pod.port)
             except ScrapeError as error:
                 log.debug("%s/%s: %s does not tell its download: %s", *key, pod.name, error)
                 return
@@ -135,7 +133,7 @@ class Scraper:
         assert pod.ip is not None
         async with self._at_once:
             try:
-                sample = await self._engines.scrape(pod.ip, self._port_of(key), time.time())
+                sample = await self._engines.scrape(pod.ip, pod.port, time.time())
             except ScrapeError as error:
                 metrics.SCRAPE_ERRORS.inc()
                 log.debug("%s/%s: %s was not scraped: %s", *key, pod.name, error)
