@@ -127,6 +127,12 @@ def test_fewer_drafts_are_what_the_spec_asks_for() -> None:
     assert answer(fewer) == ("Promote", "AnalysisPassed")
 
 
+def test_agents_that_have_stopped_drafting_leave_nothing_to_wait_for() -> None:
+    none = seen(150, rates=(0.0, 0.0, 0.0, 0.0))
+    assert answer(none) == ("Wait", "FewDrafts")
+    assert answer(replace(none, stopped=True)) == ("Reject", "AcceptanceWorse")
+
+
 def looks(rng: np.random.Generator, rates: Sequence[float]) -> str:
     """A trial that is looked at after every request, each with rates of its own around ``rates``."""
     accepted, drafts = np.zeros(4), 0

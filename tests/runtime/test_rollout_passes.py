@@ -280,3 +280,19 @@ def test_the_memory_survives_the_status() -> None:
     assert canary.load(canary.fields(gone)) == gone
     for nothing in ({}, {"rollout": {"pin": "p"}}, {"rollout": {"pin": "p", "phase": "Other"}}):
         assert canary.load(nothing) is None
+
+
+async def test_k_moves_while_the_last_good_revision_runs_in_place_of_the_spec() -> None:
+    play = await serving(1)
+    good = play.status()["revision"]
+    await worse(play)
+    play.cluster.now += 300
+    play.serve({"other": 0.1})
+    await play.settle()
+    status = play.status()
+    assert (status["k"]["effective"], status["rollout"]["phase"]) == (0, "RolledBack")
+    assert status["revision"] == status["lastGoodRevision"] != good
+    assert play.served() == {status["revision"]: 1}
+    deployment = play.cluster.objects["Deployment", "ns", f"tiny-{status['revision']}"]
+    assert "--speculative-config" not in str(deployment["spec"])
+    assert "512" not in deployment["spec"]["template"]["spec"]["containers"][0]["args"], "of the good spec, not the new"

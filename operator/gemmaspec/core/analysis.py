@@ -85,7 +85,8 @@ class Baseline:
 class Seen:
     """What was seen of the revision on trial.
 
-    boxes: engines that it shall have. asked_at: since when. k: its K. ever: drafts since its engines began, of
+    boxes: engines that it shall have. asked_at: since when. k: the K that it was started for. stopped: its agents have
+    stopped drafting, so that no more drafts are to be waited for. ever: drafts since its engines began, of
     ``depth`` positions that can be compared. requests: those that it finished. spans: between scrapes, the initial
     delay left out. fault: the drafter's fault in words. proved: it has accepted drafts.
     """
@@ -101,6 +102,7 @@ class Seen:
     parked: bool = False
     fault: str = ""
     proved: bool = False
+    stopped: bool = False
 
 
 class Answer(StrEnum):
@@ -184,7 +186,8 @@ def _drafts(rules: Rules, seen: Seen, baseline: Baseline) -> _Test | None:
     depth = min(len(baseline.conditional), seen.depth, len(seen.ever.accepted))
     if not baseline.conditional:  # nothing to compare with: that drafts are accepted at all must do
         return _Test(True, "Accepting", "the target accepts its drafts") if seen.proved else open_test
-    if depth == 0 or seen.ever.drafts < rules.min_drafts or baseline.drafts <= 0:
+    enough = 1 if seen.stopped else rules.min_drafts
+    if depth == 0 or seen.ever.drafts < enough or baseline.drafts <= 0:
         return open_test
     before = expected_tokens(baseline.conditional, depth)
     known = max((before - 1.0) / depth, 1e-6)

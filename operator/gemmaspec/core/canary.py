@@ -128,7 +128,8 @@ def _afresh(status: Mapping[str, Any]) -> Mapping[str, Any]:
         return status
     if control.get("fault"):
         return {key: value for key, value in status.items() if key != "control"}
-    return {**status, "control": {key: value for key, value in control.items() if key != "proved"}}
+    others = ("proved", "firstDrafts")  # evidence on drafts of another revision's engines
+    return {**status, "control": {key: value for key, value in control.items() if key not in others}}
 
 
 def load(status: Mapping[str, Any]) -> Rollout | None:

@@ -95,9 +95,9 @@ def goal(resolved: Resolved, revision: str, known: Rollout) -> dict[str, int]:
 
 
 def unavailable(resolved: Resolved, known: Rollout) -> int:
-    """Engines that may be missing because of us; ``AllAtOnce`` and its return take all."""
+    """Engines that may be missing because of us; ``AllAtOnce`` and its return take all, a new K of ours does not."""
     asked = resolved.spec.rollout
-    if asked.strategy is Strategy.ALL_AT_ONCE and known.good:
+    if asked.strategy is Strategy.ALL_AT_ONCE and (known.on_trial or known.returned):
         return max(1, resolved.spec.replicas)
     return asked.max_unavailable or 1
 
@@ -111,18 +111,20 @@ def judge(
     rules = analysis.rules(resolved)
     pods = [pod for pod in facts.pods if not pod.terminating]
     state = change.state
+    k = resolved.k if facts.live else state.effective
     seen = Seen(
         pods=pods,
         boxes=facts.boxes,
         asked_at=known.since,
-        k=state.effective,
+        k=k,
         ever=evidence.ever,
-        depth=1 if facts.live else state.effective,
+        depth=min(k, 1) if facts.live else k,  # under agents deeper positions were drafted less often
         requests=evidence.ever.requests,
         spans=_spans(pods, observation.samples, state.effective, rules.initial_delay),
         parked=facts.health.parked,
         fault=(change.message or state.reason) if state.fault else "",
         proved=state.proved,
+        stopped=facts.live and state.effective == 0 < k,
     )
     return analysis.judge(rules, seen, _baseline(observation, known, rules, pods), observation.now)
 
