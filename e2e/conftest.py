@@ -12,6 +12,7 @@ from demo.evidence import collect
 from demo.installation import described, install_crd, install_operator, remove_operator, rendered
 from mirror import Mirror, mirror_on
 from mirror.contents import TOKEN, repositories
+from monitoring import Prometheus, prometheus_on
 from stories import NAMESPACE, Site, Tiny, give_key, namespace, tiny_on
 from testbed import Cluster
 from testbed.cache import cache_root, first_free
@@ -76,6 +77,13 @@ def tiny(site: Site) -> Iterator[Tiny]:
     """The tiny pair, Ready: one engine for all stories that need one that serves."""
     with tiny_on(site) as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def prometheus(site: Site) -> Iterator[Prometheus]:
+    """Prometheus as a pod, scraping what the monitors of manifests/monitoring select."""
+    with prometheus_on(site.cluster) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import pytest
 from demo.door import door
 from demo.resource import pod_ready
 from gemmaspec.core.live import AGENT_PORT
+from monitoring import Prometheus
+from monitoring.manifests import LIVE_DASHBOARD, queries
 from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, kill_operator, restart_operator, status_of_agent
 from testbed.deadline import wait_for
 from traffic import Traffic
@@ -32,6 +34,7 @@ class Live:
         self.site, self.base_url, self.agent = site, base_url, ask
         self.resource = site.resource(NAME)
         self.pod = self._pod()
+        self.begun = time.time()
 
     def _pod(self) -> dict[str, Any]:
         return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
@@ -52,7 +55,7 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def live(site: Site) -> Iterator[Live]:
+def live(site: Site, prometheus: Prometheus) -> Iterator[Live]:  # noqa: ARG001  it looks on from the beginning
     control = {"actuator": "Live", "mode": "Fixed", "kMax": 4}
     resource = site.apply(NAME, speculative={"control": control})
     try:
@@ -110,3 +113,9 @@ def test_the_engine_adapts_by_itself_while_the_operator_is_away(live: Live) -> N
     assert published["status"]["k"]["desired"] == 4
     assert published["spec"]["speculative"]["k"] == 4, "the spec is the user's"
     assert live.same_engine()
+
+
+def test_every_panel_of_the_live_dashboard_has_data(live: Live, prometheus: Prometheus) -> None:
+    """Of what the stories above did; the last scrape may be a moment old."""
+    asked = queries(LIVE_DASHBOARD)
+    wait_for(lambda: not prometheus.without_data(asked, live.begun, time.time()), "data in every panel", 30)

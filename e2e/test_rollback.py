@@ -10,6 +10,9 @@ import pytest
 
 from demo.resource import condition, settled
 from gemmaspec.core import names
+from monitoring import Prometheus
+from monitoring.manifests import DASHBOARD, ROLLED_BACK, queries
+from monitoring.server import settle
 from stories import BOOT_SECONDS, Tiny, kill_operator, restart_operator
 from testbed.deadline import wait_for
 from traffic import Traffic
@@ -34,12 +37,16 @@ class Rollback:
     pod_after: dict[str, Any] = field(default_factory=dict)
     pod_later: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
+    begun: float = 0.0
+    ended: float = 0.0
 
 
 @pytest.fixture(scope="module")
-def story(tiny: Tiny) -> Rollback:
-    """Good traffic, bad traffic, rollback, with the operator killed twice on the way."""
+def story(tiny: Tiny, prometheus: Prometheus) -> Rollback:
+    """Good traffic, bad traffic, rollback, with the operator killed twice on the way; Prometheus looks on."""
     told = Rollback(tiny.at_desired_k())
+    told.begun = settle()  # before anything happens, Prometheus has seen the resource at rest
+    assert not prometheus.firing(ROLLED_BACK)
     with tiny.traffic(1.0).background():
         tiny.resource.wait_condition("SpeculationHealthy", "True", 90)
     bad = tiny.traffic(0.0)
@@ -54,6 +61,7 @@ def story(tiny: Tiny) -> Rollback:
         _let_flow(_QUIET)
         told.later, told.pod_later = tiny.resource.read(), tiny.serving_pod()
         told.events = tiny.resource.events()
+    told.ended = time.time()
     return told
 
 
@@ -160,3 +168,35 @@ def test_the_killed_operator_left_one_engine_and_one_deployment(story: Rollback,
         story.later["status"]["revision"]
     ]
     assert len(tiny.resource.pods()) == 1
+
+
+def test_prometheus_scrapes_operator_and_engine(story: Rollback, prometheus: Prometheus) -> None:
+    for monitor in ("gemmaspec-operator", "gemmaspec-engines"):
+        up = prometheus.over(f'max by (job) (up{{job="gemmaspec-system/{monitor}"}})', story.begun, story.ended)
+        assert [value for _, value in up[0]["values"]].count("1") >= 3
+    assert prometheus.broken_rules() == []
+
+
+def test_every_panel_of_the_dashboard_has_data(story: Rollback, prometheus: Prometheus) -> None:
+    assert prometheus.without_data(queries(DASHBOARD), story.begun, story.ended) == []
+
+
+def test_prometheus_tells_the_same_story(story: Rollback, prometheus: Prometheus) -> None:
+    (k,) = prometheus.over('max by (name) (gemmaspec_k_effective{name="tiny"})', story.begun, story.ended)
+    values = [float(value) for _, value in k["values"]]
+    assert (values[0], values[-1]) == (4, 0)
+    counted = prometheus.instant('max by (reason) (gemmaspec_rollbacks_total{name="tiny"})')
+    assert {entry["metric"]["reason"]: entry["value"][1] for entry in counted}["DraftsDoNotPay"] == "1"
+
+
+def test_an_alert_fires_on_the_rollback_and_resolves_after_it(
+    story: Rollback, prometheus: Prometheus, tiny: Tiny
+) -> None:
+    assert prometheus.fired(ROLLED_BACK, story.begun, story.ended)
+    assert [labels["name"] for labels in prometheus.firing(ROLLED_BACK)] == ["tiny"]
+    tiny.resource.ask_for_k(story.after["status"]["k"]["effective"])  # what the runbook advises: this traffic stays
+    try:
+        wait_for(lambda: not prometheus.firing(ROLLED_BACK), "the alert resolved", 60)
+        assert tiny.serving_pod()["metadata"]["uid"] == story.pod_later["metadata"]["uid"], "nothing restarts for it"
+    finally:
+        tiny.resource.ask_for_k(None)

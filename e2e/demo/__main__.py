@@ -21,9 +21,10 @@ from demo.evidence import collect
 from demo.installation import REPOSITORY, remove_operator
 from demo.record import Record
 from demo.screen import screen, summary
-from demo.story import STEPS, Setting, Story
+from demo.story import PROMETHEUS_SAW, PROMETHEUS_SCRAPES, STEPS, Setting, Story
 from testbed import Cluster
 from testbed.engine import ensure_engine
+from testbed.golang import PROMETHEUS, programs
 from testbed.install import install, require_root
 from testbed.progress import say
 from testbed.usercluster import UserCluster
@@ -43,14 +44,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--context", help="use the cluster of this kubeconfig context instead of starting one")
     parser.add_argument("--operator-image", help="with --context: the operator's image, where the cluster can pull it")
     parser.add_argument("--engine-image", help="with --context: vLLM for CPUs with the tiny pair, likewise")
+    parser.add_argument("--prometheus-image", help="with --context: Prometheus; without it nothing is monitored")
     chosen = parser.parse_args()
     if chosen.context and not (chosen.operator_image and chosen.engine_image):
         parser.error(
             "--context needs --operator-image and --engine-image: push both images where your cluster can pull them "
             "(`python -m testbed images` builds them)"
         )
-    if not chosen.context and (chosen.operator_image or chosen.engine_image):
-        parser.error("--operator-image and --engine-image go with --context: the testbed builds and loads its own")
+    if not chosen.context and (chosen.operator_image or chosen.engine_image or chosen.prometheus_image):
+        parser.error("the options that name images go with --context: the testbed builds and loads its own")
     return chosen
 
 
@@ -58,14 +60,23 @@ def _prepare(arguments: argparse.Namespace) -> Setting:
     """The cluster and the images. On a bare machine the Go programs and vLLM's environment are made side by side."""
     if arguments.context:
         images = {"operator": arguments.operator_image, "engine": arguments.engine_image}
-        return Setting(UserCluster(arguments.context, images), arguments.operator_image, arguments.engine_image)
+        if arguments.prometheus_image:
+            images["prometheus"] = arguments.prometheus_image
+        cluster = UserCluster(arguments.context, images)
+        monitored = "prometheus" in images
+        return Setting(cluster, arguments.operator_image, arguments.engine_image, monitored=monitored)
     require_root()
     with ThreadPoolExecutor(2) as pool:
-        programs, engine = pool.submit(install), pool.submit(ensure_engine)
-    programs.result()
+        built, engine = pool.submit(_build), pool.submit(ensure_engine)
+    built.result()
     engine.result()
-    cluster = Cluster.up(CLUSTER)
-    return Setting(cluster, cluster.images["operator"])
+    running = Cluster.up(CLUSTER)
+    return Setting(running, running.images["operator"])
+
+
+def _build() -> None:
+    install()
+    programs(PROMETHEUS)
 
 
 def _machine(setting: Setting) -> dict[str, object]:
@@ -132,7 +143,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """0 when every step happened."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     begun = time.time()
-    board = Board([Step(title) for title in (_PREPARED, *STEPS, _PICTURED)], begun)
+    monitored = not arguments.context or arguments.prometheus_image
+    played = [title for title in STEPS if monitored or title not in (PROMETHEUS_SCRAPES, PROMETHEUS_SAW)]
+    board = Board([Step(title) for title in (_PREPARED, *played, _PICTURED)], begun)
     record = Record(begun)
     setting = None
     try:

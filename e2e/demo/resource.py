@@ -64,6 +64,11 @@ class Resource:
         """Apply a manifest of this resource."""
         self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
+    def ask_for_k(self, k: int | None) -> None:
+        """Edit the desired K; None leaves it to the recipe."""
+        patch = json.dumps({"spec": {"speculative": {"k": k}}})
+        self.kubectl("patch", PLURAL, self.name, "--type=merge", "-p", patch)
+
     def read(self) -> dict[str, Any]:
         """The stored object. Raises Gone."""
         said = self.kubectl("get", PLURAL, self.name, "--ignore-not-found", "-o", "json")

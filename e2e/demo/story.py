@@ -17,6 +17,8 @@ from demo.observer import Observer, accepted
 from demo.record import Phase, Record
 from demo.resource import PLURAL, Resource, condition, manifest, merged, settled, told
 from gemmaspec.core.observation import Sample
+from monitoring import Prometheus, prometheus_on
+from monitoring.manifests import DASHBOARD, ROLLED_BACK, queries
 from testbed import Cluster
 from testbed.deadline import wait_for
 from testbed.usercluster import UserCluster
@@ -31,22 +33,27 @@ BAD_SECONDS: Final = 20.0  # of bad traffic at the lowered K
 BAD_LEAST: Final = 8.0  # of bad traffic at the K asked for; less than decision and preStop pause take together
 WARM_UP: Final = 2.0  # seconds of a phase that do not count: its first requests are being prefilled
 _READY_SECONDS: Final = 300.0
+_RESOLVED_SECONDS: Final = 60.0
 _DECISION_SECONDS: Final = 120.0
 _GOOD_RATE: Final = 0.5  # acceptance at position 0 that the good text has to show
 _LEAST_GAIN: Final = 0.1  # relative gain in tok/s that the rollback has to bring
 _SPANS: Final = 3  # of BAD_SECONDS, all counted: other programs on the machine take processor time when they like
 
 LOWERED: Final = "bad traffic, K lowered"
+PROMETHEUS_SCRAPES: Final = "Prometheus runs, with the monitors and rules of manifests/monitoring"
+PROMETHEUS_SAW: Final = "Prometheus saw it: every panel has data; an alert fired, and resolves when the lower K is kept"
 STEPS: Final = (
     "The custom resource definition is served",
     "The operator runs as a pod of its own image, under its own RBAC",
     "kubectl apply -f manifests/samples/gemmaspec-tiny.yaml",
+    PROMETHEUS_SCRAPES,
     "The engine is Ready",
     "A chat completion comes through the Service",
     "Good traffic: drafts are accepted",
     "Bad traffic: acceptance falls and the operator lowers K",
     "A new revision serves with the lowered K",
     "The same bad traffic is faster now",
+    PROMETHEUS_SAW,
 )
 
 
@@ -62,6 +69,8 @@ class Setting:
     operator_image: str
     engine_image: str | None = None
     namespace: str = NAMESPACE
+    monitored: bool = True
+    """Whether the cluster can have Prometheus' image."""
 
 
 class Story:
@@ -78,6 +87,8 @@ class Story:
         self._observer.changed = self._changed
         self._spec: dict[str, Any] = {}
         self._base = ""
+        self._applied = 0.0
+        self._prometheus: Prometheus | None = None
         self.operator: Operator | None = None
 
     def play(self) -> None:
@@ -85,12 +96,14 @@ class Story:
         with self._opened:
             self._install()
             self._apply()
+            self._watched()
             self._wait_ready()
             self._chat()
             good = self._good()
             before = self._bad()
             self._rolled()
             after = self._recovered()
+            self._seen()
         self._record.facts |= {
             "gain": after.tokens_per_second / before.tokens_per_second - 1.0,
             "good_tokens_per_second": good.tokens_per_second,
@@ -123,7 +136,7 @@ class Story:
                 self._resource.kubectl("apply", "-f", str(SAMPLE))
             else:
                 self._resource.apply(self._elsewhere(self._setting.engine_image))
-            begun = time.time()
+            self._applied = begun = time.time()
             self._observer.mark("traffic", "resource applied")
             deployment = ("deployments", "-l", "app.kubernetes.io/managed-by=gemmaspec")
             wait_for(lambda: exists(self._kubectl, "-n", namespace, *deployment), "its Deployment", 30, 0.02)
@@ -139,11 +152,18 @@ class Story:
         body["spec"] = merged(body["spec"], {"engine": engine, "nodes": {"runtimeClassName": ""}})
         return body
 
+    def _watched(self) -> None:
+        """Prometheus starts while the engine does."""
+        if not self._setting.monitored:
+            return
+        with self._board.step(PROMETHEUS_SCRAPES) as step:
+            self._prometheus = self._opened.enter_context(prometheus_on(self._setting.cluster))
+            step.detail = f"{len(self._prometheus.targets())} targets so far"
+
     def _wait_ready(self) -> None:
-        with self._board.step(STEPS[3]) as step:
-            begun = time.time()
+        with self._board.step(STEPS[4]) as step:
             self._await(lambda body: settled(body), "Ready", _READY_SECONDS)
-            self._record.facts["ready_seconds"] = time.time() - begun
+            self._record.facts["ready_seconds"] = time.time() - self._applied
             status = self._observer.view.status
             step.detail = f"{status['endpoint']}, K {status['k']['effective']}, revision {status['revision']}"
 
@@ -162,7 +182,7 @@ class Story:
         wait_for(look, what, seconds, 0.1, lambda: told(self._observer.view.resource))
 
     def _chat(self) -> None:
-        with self._board.step(STEPS[4]) as step:
+        with self._board.step(STEPS[5]) as step:
             opened = door(self._setting.cluster, self._resource.name, PORT, self._setting.namespace)
             self._base = self._opened.enter_context(opened)
             self._observer.base_url = self._base
@@ -193,7 +213,7 @@ class Story:
                 self._observer.traffic = None
 
     def _good(self) -> Phase:
-        with self._board.step(STEPS[5]) as step, self._traffic("code") as traffic:
+        with self._board.step(STEPS[6]) as step, self._traffic("code") as traffic:
             self._observer.mark("traffic", "good traffic begins")
             meter = self._start(traffic)
             self._pause(GOOD_SECONDS)
@@ -206,7 +226,7 @@ class Story:
             return phase
 
     def _bad(self) -> Phase:
-        with self._board.step(STEPS[6]) as step:
+        with self._board.step(STEPS[7]) as step:
             # Goes on until the recovery was measured: the engine restarts under this traffic.
             traffic = self._opened.enter_context(self._traffic("prose"))
             self._observer.mark("traffic", "bad traffic begins")
@@ -224,7 +244,7 @@ class Story:
             return phase
 
     def _rolled(self) -> None:
-        with self._board.step(STEPS[7]) as step:
+        with self._board.step(STEPS[8]) as step:
             lowered = self._observer.view.k
             begun = time.time()
             self._await(
@@ -246,7 +266,7 @@ class Story:
             )
 
     def _recovered(self) -> Phase:
-        with self._board.step(STEPS[8]) as step:
+        with self._board.step(STEPS[9]) as step:
             before = self._record.phases[-1]
             assert self._observer.traffic is not None
             meter = self._start(self._observer.traffic)
@@ -264,6 +284,22 @@ class Story:
                 raise Mismatch(f"{step.detail}: expected at least {100 * _LEAST_GAIN:+.0f} %")
             self._record.resource = self._resource.read()
             return phase
+
+    def _seen(self) -> None:
+        if (prometheus := self._prometheus) is None:
+            return
+        with self._board.step(PROMETHEUS_SAW) as step:
+            asked, begun, ended = queries(DASHBOARD), self._applied, time.time()
+            if missing := prometheus.without_data(asked, begun, ended):
+                raise Mismatch(f"panels without data: {', '.join(query.panel for query in missing)}")
+            if not prometheus.fired(ROLLED_BACK, begun, ended):
+                raise Mismatch(f"{ROLLED_BACK} did not fire")
+            self._resource.ask_for_k(int(self._record.resource["status"]["k"]["effective"]))
+            asked_at = time.time()
+            wait_for(lambda: not prometheus.firing(ROLLED_BACK), f"{ROLLED_BACK} resolved", _RESOLVED_SECONDS, 0.5)
+            self._record.facts["panels"] = len(asked)
+            took = time.time() - asked_at
+            step.detail = f"{len(asked)} queries have data; {ROLLED_BACK} fired, and resolved in {took:.0f} s"
 
     def _faster(self, before: Phase, meter: _Meter) -> tuple[Phase, float]:
         """All that was measured at the lowered K so far, and its relative gain; it replaces what was told before."""

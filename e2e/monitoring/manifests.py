@@ -14,6 +14,7 @@ import yaml
 FOLDER: Final = Path(__file__).resolve().parents[2] / "manifests" / "monitoring"
 DASHBOARD: Final = FOLDER / "dashboards" / "gemmaspec.json"
 LIVE_DASHBOARD: Final = FOLDER / "dashboards" / "gemmaspec-live.json"
+ROLLED_BACK: Final = "GemmaSpecRolledBack"
 # What Grafana puts in for its variables; intervals that suit a scrape every few seconds.
 _VARIABLES: Final = {"$namespace": ".*", "$name": ".*", "$__rate_interval": "1m", "$__interval": "15s"}
 

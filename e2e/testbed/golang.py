@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -89,7 +90,7 @@ PROMETHEUS = GoModule(
     "prometheus",
     {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")},
     {"github.com/prometheus/common/version.Version": "3.15.0"},
-    download=90,
+    download=170,
     tags=("remove_all_sd", "enable_kubernetes_sd"),  # thirty clouds' clients would double the build
 )
 HELM = GoModule("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, download=80)
@@ -99,6 +100,19 @@ HELM_UNITTEST = GoModule(
 )
 KUBE_SCORE = GoModule("kubescore", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}, download=20)
 KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
+
+
+def sources(module: str, version: str, checksum: str) -> Path:
+    """The folder with a module's sources, downloaded once, for files that are no Go. Raises RuntimeError."""
+    environment = {**os.environ, "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off", "GONOSUMDB": module}
+    command = [go_program(), "mod", "download", "-json", f"{module}@{version}"]
+    done = subprocess.run(
+        command, cwd=MODULES, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+    )
+    told = json.loads(done.stdout or "{}")
+    if done.returncode or told.get("Sum") != checksum:
+        raise RuntimeError(f"{module} {version}: {told.get('Error') or told.get('Sum') or done.stderr[-500:]}")
+    return Path(told["Dir"])
 
 
 def version_of(go: str) -> tuple[int, ...]:
