@@ -44,11 +44,11 @@ def alerts() -> Iterator[dict[str, Any]]:
 
 
 def queries(dashboard: Path) -> list[Query]:
-    """Every query of every panel."""
+    """Every query of every panel, and those that mark moments."""
     body = json.loads(dashboard.read_text())
-    return [
-        Query(panel["title"], filled(target["expr"])) for panel in body["panels"] for target in panel.get("targets", ())
-    ]
+    panels = [(panel["title"], target["expr"]) for panel in body["panels"] for target in panel.get("targets", ())]
+    marks = [(mark["name"], mark["expr"]) for mark in body["annotations"]["list"]]
+    return [Query(title, filled(expression)) for title, expression in panels + marks]
 
 
 def filled(expression: str) -> str:

@@ -10,6 +10,8 @@ import pytest
 
 from testbed.golang import PROMETHEUS, programs
 
+# The first use on a machine builds Prometheus, within the first test that asks for promtool.
+BUILD_SECONDS = 1800
 Promtool = Callable[..., str]
 
 

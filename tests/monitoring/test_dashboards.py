@@ -14,7 +14,7 @@ from monitoring import manifests
 from monitoring.manifests import Query, queries
 from monitoring.scrape import scrape_configs
 from tests.monitoring import exposition
-from tests.monitoring.conftest import Promtool
+from tests.monitoring.conftest import BUILD_SECONDS, Promtool
 
 BOARDS = (manifests.DASHBOARD, manifests.LIVE_DASHBOARD)
 ALL = [query for board in BOARDS for query in queries(board)]
@@ -61,6 +61,7 @@ def test_a_rule_asks_for_what_there_is(rule: dict[str, str], exported: dict[str,
 
 
 @pytest.mark.prometheus
+@pytest.mark.timeout(BUILD_SECONDS)
 def test_prometheus_parses_every_query(promtool: Promtool, tmp_path: Path) -> None:
     rules = [{"record": f"query:{number}", "expr": query.expression} for number, query in enumerate(ALL)]
     file = tmp_path / "queries.yaml"
@@ -69,6 +70,7 @@ def test_prometheus_parses_every_query(promtool: Promtool, tmp_path: Path) -> No
 
 
 @pytest.mark.prometheus
+@pytest.mark.timeout(BUILD_SECONDS)
 def test_prometheus_takes_what_the_monitors_become(promtool: Promtool, tmp_path: Path) -> None:
     file = tmp_path / "prometheus.yaml"
     file.write_text(yaml.safe_dump({"scrape_configs": scrape_configs(manifests.monitors(), "5s")}))

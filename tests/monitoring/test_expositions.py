@@ -9,12 +9,13 @@ import pytest
 
 from gemmaspec.runtime.metrics_reference import render
 from tests.monitoring import exposition
-from tests.monitoring.conftest import Promtool
+from tests.monitoring.conftest import BUILD_SECONDS, Promtool
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.mark.prometheus
+@pytest.mark.timeout(BUILD_SECONDS)
 @pytest.mark.parametrize("source", [exposition.of_operator, exposition.of_agent])
 def test_promtool_finds_no_fault(promtool: Promtool, source: object) -> None:
     assert callable(source)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from monitoring import manifests
-from tests.monitoring.conftest import Promtool
+from tests.monitoring.conftest import BUILD_SECONDS, Promtool
 
 CASES = Path(__file__).with_name("rules_cases.yaml")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,11 +27,13 @@ def rules(tmp_path: Path) -> Path:
 
 
 @pytest.mark.prometheus
+@pytest.mark.timeout(BUILD_SECONDS)
 def test_promtool_takes_the_rules(promtool: Promtool, rules: Path) -> None:
     assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", rules)
 
 
 @pytest.mark.prometheus
+@pytest.mark.timeout(BUILD_SECONDS)
 def test_alerts_fire_when_they_should(promtool: Promtool, rules: Path) -> None:
     (rules.parent / CASES.name).write_text(CASES.read_text())
     assert "SUCCESS" in promtool("test", "rules", rules.parent / CASES.name)
