@@ -179,6 +179,14 @@ def test_decisions_begin_at_zero_and_survive_the_operator() -> None:
     assert series(restarted) == series(first)
 
 
+def test_a_revision_that_is_taken_back_is_a_rollback() -> None:
+    shown = board()
+    taken_back = {"time": "2027-01-15T08:00:00Z", "reason": "RolledBack", "revision": "r2"}
+    shown.put(KEY, status(history=[taken_back]), [], Reading())
+    assert value(shown, "gemmaspec_rollbacks_total", reason="RolledBack") == 1
+    assert value(shown, "gemmaspec_decisions_total", reason="RevisionPromoted") == 0
+
+
 def test_decisions_go_on_beyond_what_the_history_holds() -> None:
     shown = board()
     history = [entry(second, 4, 0) for second in range(30)]

@@ -27,8 +27,8 @@ from gemmaspec.runtime.queue import Key
 
 WINDOW_SECONDS: Final = 30.0
 # Shown as 0 from the first pass on: a counter that begins at 1 has no increase that a query could see.
-DECISION_REASONS: Final = ("DraftRejected", "DraftsDoNotPay", "TrialAfterHold")
-ROLLBACK_REASONS: Final = ("DraftRejected", "DraftsDoNotPay")
+ROLLBACK_REASONS: Final = ("DraftRejected", "DraftsDoNotPay", "RolledBack")
+DECISION_REASONS: Final = (*ROLLBACK_REASONS, "TrialAfterHold", "RevisionPromoted", "Reverted")
 _REVISIONS: Final = {"revision": "current", "lastGoodRevision": "last-good", "rejectedRevision": "rejected"}
 
 
@@ -59,7 +59,7 @@ class Tally:
             if mark in self._seen:
                 continue
             self.decisions[entry["reason"]] += 1
-            if entry.get("toK", 0) < entry.get("fromK", 0):
+            if entry["reason"] == "RolledBack" or entry.get("toK", 0) < entry.get("fromK", 0):
                 self.rollbacks[entry["reason"]] += 1
         self._seen = frozenset(entries)
 

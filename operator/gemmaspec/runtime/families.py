@@ -111,12 +111,16 @@ FALLEN_BACK: Final = Family(
 DECISIONS: Final = Family(
     "gemmaspec_decisions",
     "counter",
-    "Changes of K that the operator decided, by reason; goes on from the status' history after a restart.",
+    "Decisions of the status' history (K, revisions), by reason; goes on from there after a restart.",
     ("reason",),
-    "one a reason, 3 known",
+    "one a reason, 6 known",
 )
 ROLLBACKS: Final = Family(
-    "gemmaspec_rollbacks", "counter", "Decisions that lowered K, by reason.", ("reason",), "one a reason, 2 known"
+    "gemmaspec_rollbacks",
+    "counter",
+    "Decisions that lowered K or took a revision back, by reason.",
+    ("reason",),
+    "one a reason, 3 known",
 )
 
 OF_RESOURCES: Final[Sequence[Family]] = (

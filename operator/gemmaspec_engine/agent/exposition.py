@@ -100,7 +100,9 @@ def _health(text: _Text, agent: Agent) -> None:
         ('quantile="0.5"', quantiles.get("heldP50Us", 0.0) / 1e6),
         ('quantile="0.99"', quantiles.get("heldP99Us", 0.0) / 1e6),
     ]
-    text.family("held_seconds", "gauge", "Of it, between two steps: the rest runs beside the device's work", held)
+    text.family(
+        "held_seconds", "summary", "Of the overhead, between two steps: the rest is beside the device's work", held
+    )
     text.family("overhead_seconds", "summary", "The agent's own time in each step", overhead)
     text.lines += [f"{name}_sum {agent.overhead.cpu_ns / 1e9:.10g}", f"{name}_count {agent.overhead.count}"]
 
