@@ -1,0 +1,135 @@
+"""The chart as rendered: its own tests, and what Helm, kube-score and kustomize say of it, in every shape."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gemmaspec.runtime import options
+from manifests import assemble
+from testbed.controlplane import kubectl_program
+from testbed.helm import Helm, HelmError, helm3, kube_score, settings, unittest
+from tests.integration.conftest import ROOT
+
+# A first run builds Helm 4, Helm 3, helm-unittest and kube-score.
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(1800)]
+
+CHART = ROOT / "charts" / "gemmaspec"
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "as it comes": {},
+    "namespaces": {"watchNamespaces": ["team-a", "team-b"]},
+    "closed": {"networkPolicy.enabled": True, "crds.keep": False, "image.pullPolicy": "Always"},
+    "bare": {
+        "crds.enabled": False,
+        "rbac.create": False,
+        "serviceAccount.create": False,
+        "metrics.service": False,
+        "key.generate": False,
+    },
+    "every value": {
+        "nameOverride": "speculation",
+        "imagePullSecrets": [{"name": "pull"}],
+        "serviceAccount.annotations": {"a": "b"},
+        "operator.hostPathPrefixes": ["/var/lib/models"],
+        "podLabels": {"team": "x"},
+        "podAnnotations": {"note": "y"},
+        "nodeSelector": {"kubernetes.io/arch": "arm64"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "system-cluster-critical",
+        "networkPolicy.enabled": True,
+        "networkPolicy.metricsFrom": [{"namespaceSelector": {}}],
+    },
+}
+# Exceptions that kube-score may name, each with its reason.
+EXCUSED = {
+    "container-resources": "no CPU limit: a throttled operator answers late, and it uses little",
+    "pod-networkpolicy": "off by default: a chart does not know where the API server listens; the closed shape has one",
+}
+
+
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    return Helm(tmp_path_factory.mktemp("helm"))
+
+
+def test_the_charts_own_tests_pass() -> None:
+    assert re.search(r"^Tests: +[1-9]\d* passed, \d+ total$", unittest(CHART), re.MULTILINE)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_lints(helm: Helm, shape: str) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), *settings(SHAPES[shape]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_helm_3_renders_the_same(helm: Helm, shape: str, tmp_path: Path) -> None:
+    assert by_name(helm3(tmp_path).objects(CHART, SHAPES[shape])) == by_name(helm.objects(CHART, SHAPES[shape]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kube_score_finds_nothing_critical(helm: Helm, shape: str) -> None:
+    critical = [one for one in kube_score(helm.template(CHART, SHAPES[shape])) if one["grade"] == 1]
+    excused = set(EXCUSED) - ({"pod-networkpolicy"} if "networkPolicy.enabled" in SHAPES[shape] else set())
+    assert [one for one in critical if one["check"] not in excused] == []
+
+
+def test_wrong_values_are_refused_by_name(helm: Helm) -> None:
+    for values, said in (({"image.digest": "latest"}, "digest"), ({"watchNamespace": "a"}, "watchNamespace")):
+        with pytest.raises(HelmError, match=said):
+            helm.template(CHART, values)
+
+
+def test_it_installs_what_kustomize_installs(helm: Helm) -> None:
+    """Two ways of one installation: the same rules, definition and pod, but for the chart's names and labels."""
+    ours = {one["kind"]: one for one in helm.objects(CHART)}
+    theirs = {one["kind"]: one for one in kustomized(ROOT / "manifests" / "install")}
+    assert ours["ClusterRole"]["rules"] == theirs["ClusterRole"]["rules"]
+    definition = "CustomResourceDefinition"
+    assert ours[definition]["spec"] == theirs[definition]["spec"]
+    names = [one[kind]["metadata"]["name"] for one in (ours, theirs) for kind in ("Deployment", "ClusterRole")]
+    assert set(names) == {"gemmaspec-operator"}
+    chart, manifest = (one["Deployment"]["spec"]["template"]["spec"] for one in (ours, theirs))
+    for key in ("livenessProbe", "readinessProbe", "securityContext", "ports", "volumeMounts"):
+        assert chart["containers"][0][key] == manifest["containers"][0][key], key
+    assert chart["volumes"] == manifest["volumes"]
+    assert chart["securityContext"].items() >= manifest["securityContext"].items()
+
+
+def test_every_option_of_the_operator_is_given_by_the_chart(helm: Helm) -> None:
+    known = set(re.findall(r"\bGEMMASPEC_[A-Z_]+\b", Path(options.__file__).read_text(encoding="utf-8")))
+    (deployment,) = [one for one in helm.objects(CHART) if one["kind"] == "Deployment"]
+    given = {entry["name"]: entry["value"] for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert set(given) == known - {"GEMMASPEC_"}
+    read = options.from_environment({name: value for name, value in given.items() if name != "GEMMASPEC_KEY_FILE"})
+    assert read == options.Options(), "the chart's defaults are the operator's"
+
+
+def test_the_single_file_is_the_kustomization() -> None:
+    single = [one for one in yaml.safe_load_all(assemble.SINGLE.read_text(encoding="utf-8")) if one]
+    assert by_name(single) == by_name(kustomized(ROOT / "manifests" / "install"))
+
+
+def test_the_operator_of_one_namespace_has_no_right_beyond() -> None:
+    objects = kustomized(ROOT / "manifests" / "namespaced")
+    assert [one["metadata"]["namespace"] for one in objects if one["kind"].endswith("RoleBinding")] == ["llm"]
+    (deployment,) = [one for one in objects if one["kind"] == "Deployment"]
+    env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "GEMMASPEC_NAMESPACES", "value": "llm"} in env
+    assert {"name": "GEMMASPEC_KEY_FILE", "value": "/etc/gemmaspec/key/key"} in env, "what was there stays"
+
+
+def kustomized(folder: Path) -> list[dict[str, Any]]:
+    command = [str(kubectl_program()), "kustomize", str(folder)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {(one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects}
