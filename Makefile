@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast campaign lint generate klab matrix clean
+.PHONY: help demo test test-fast campaign lint generate klab matrix faults fuzz scale clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,15 @@ lint: $(VENV)/ready ## Style, types, import walls, and whether what is generated
 
 klab: $(VENV)/ready ## The K policies in the lab; rewrites the table in docs/policy.md
 	$(BIN)/python -m bench.klab $(ARGS)
+
+faults: $(VENV)/ready ## Every fault between operator and API server in every scenario; rewrites bench/results/faults.md
+	$(BIN)/python -m tests.faults $(ARGS)
+
+fuzz: $(VENV)/ready ## Thousands of mutated specs against a running operator; rewrites bench/results/fuzz.md
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+scale: $(VENV)/ready ## A thousand resources beside a thousand LeaderWorkerSets; rewrites bench/results/scale-*.json
+	$(BIN)/python -m bench.scale $(ARGS)
 
 generate: $(VENV)/ready ## Regenerate the CRD, the references, manifests/install.yaml and the chart's copies
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml

@@ -21,12 +21,12 @@ class Api:
         content = yaml.safe_load(kubeconfig.read_text())
         cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
         self.address = urlsplit(cluster["server"]).netloc
-        self._tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        self.tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         with tempfile.NamedTemporaryFile() as both:  # ssl reads certificates from files only
             both.write(base64.b64decode(user["client-certificate-data"]))
             both.write(base64.b64decode(user["client-key-data"]))
             both.flush()
-            self._tls.load_cert_chain(both.name)
+            self.tls.load_cert_chain(both.name)
 
     def get(self, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
         """Status and body of a GET. Raises OSError or HTTPException when nobody answers."""
@@ -36,7 +36,7 @@ class Api:
         self, method: str, path: str, body: Any = None, kind: str = "application/json", seconds: float = 5.0
     ) -> tuple[int, bytes]:
         """Status and body of any request; `body` is sent as JSON of content type `kind`."""
-        connection = http.client.HTTPSConnection(self.address, timeout=seconds, context=self._tls)
+        connection = http.client.HTTPSConnection(self.address, timeout=seconds, context=self.tls)
         try:
             sent = None if body is None else json.dumps(body)
             connection.request(method, path, sent, {"Content-Type": kind} if sent else {})

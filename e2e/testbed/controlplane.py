@@ -38,16 +38,26 @@ class ControlPlane:
     controllers: also run kube-controller-manager (garbage collection, ServiceAccounts, Deployments, quotas,
     disruption budgets). Without it no ServiceAccount `default` appears, and pods are accepted without one.
     scheduler: also run kube-scheduler, for nodes that `testbed.kwok` plays.
+    api_flags, controller_flags, scheduler_flags: more arguments of the three; the last of two equal ones counts.
     Everything ends with the process that made it. Several may run at once.
 
         with ControlPlane() as plane:
             plane.kubectl("get", "namespaces")
     """
 
-    def __init__(self, controllers: bool = False, api_flags: Sequence[str] = (), scheduler: bool = False) -> None:
+    def __init__(
+        self,
+        controllers: bool = False,
+        api_flags: Sequence[str] = (),
+        scheduler: bool = False,
+        controller_flags: Sequence[str] = (),
+        scheduler_flags: Sequence[str] = (),
+    ) -> None:
         self.controllers = controllers
         self.scheduler = scheduler
         self._api_flags = list(api_flags)
+        self._controller_flags = list(controller_flags)
+        self._scheduler_flags = list(scheduler_flags)
         self._folder: Path | None = None
         self._supervised: Supervised | None = None
         self._ports: list[socket.socket] = []
@@ -171,12 +181,13 @@ class ControlPlane:
         if self.scheduler:
             config = self.folder / "scheduler.kubeconfig"
             config.write_text(secrets.kubeconfig(self.server, "system:kube-scheduler"))
-            self.supervised.start("scheduler", components.scheduler(self._kubernetes, config))
+            command = components.scheduler(self._kubernetes, config)
+            self.supervised.start("scheduler", [*command, *self._scheduler_flags])
 
     def _start_controllers(self, secrets: Secrets) -> None:
         config = self.folder / "controllers.kubeconfig"
         config.write_text(secrets.kubeconfig(self.server, "system:kube-controller-manager"))
-        command = components.controller_manager(self._kubernetes, secrets, config)
+        command = components.controller_manager(self._kubernetes, secrets, config, *self._controller_flags)
         self.supervised.start("controllers", command)
         api = Api(self.kubeconfig)
         account = "/api/v1/namespaces/default/serviceaccounts/default"

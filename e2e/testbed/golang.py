@@ -99,6 +99,7 @@ HELM_UNITTEST = GoModule(
     "helmunittest", {"helm-unittest": "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"}, download=20
 )
 KUBE_SCORE = GoModule("kubescore", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}, download=20)
+LWS = GoModule("lws", {"lws": "sigs.k8s.io/lws/cmd"}, download=60)
 KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
 
 

@@ -82,18 +82,20 @@ def gb10(name: str, *, shared: int = 0, **over: Any) -> Box:
 class Kwok:
     """KWOK beside a running control plane; it ends with that. Every node of that control plane is KWOK's.
 
+    stages: what it plays. flags: more arguments; the last of two equal ones counts.
     KWOK is built on first use (64 MB, one to four minutes) and then cached.
     """
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: ControlPlane, stages: Path = STAGES, flags: Sequence[str] = ()) -> None:
         self._api = Api(plane.kubeconfig)
         self._plane = plane
         command = [
             str(programs(KWOK) / "kwok"),
             f"--kubeconfig={plane.kubeconfig}",
-            f"--config={STAGES}",
+            f"--config={stages}",
             "--manage-all-nodes",
             f"--node-lease-duration-seconds={LEASE_SECONDS}",
+            *flags,
         ]
         plane.supervised.start("kwok", command)
 

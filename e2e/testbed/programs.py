@@ -24,12 +24,14 @@ class ProgramError(RuntimeError):
 class Supervised:
     """Programs that end when this process does, whatever ends it. `folder` is removed with them.
 
-    Logs go to `<logs>/<name>.log`, one file a program, kept until the folder goes.
+    Logs go to `<logs>/<name>.log`, one file a program, kept until the folder goes. `pids`: process ids by name,
+    also of programs that have ended.
     """
 
     def __init__(self, folder: Path, logs: Path) -> None:
         self.folder = folder
         self.logs = logs
+        self.pids: dict[str, int] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_SUPERVISOR), str(folder)],
@@ -42,7 +44,8 @@ class Supervised:
     def start(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> int:
         """Start a program; returns its process id. Raises ProgramError when it cannot be started."""
         answer = self._order(verb="start", name=name, argv=argv, log=str(self.log(name)), env=env)
-        return int(answer["pid"])
+        self.pids[name] = int(answer["pid"])
+        return self.pids[name]
 
     def stop(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         """Stop a program and wait until it has ended (20 seconds after a mild signal it is killed)."""

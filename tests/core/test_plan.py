@@ -89,12 +89,7 @@ def test_what_needs_no_restart_is_no_new_revision(path: str, value: Any) -> None
     before, after = planned(read("full-gb10")), planned(changed(read("full-gb10"), path, value))
     assert after.revision == before.revision
     assert after.deployment == before.deployment
-    assert {**after.config, "data": files_of(after)} == {**before.config, "data": files_of(before)}
-
-
-def files_of(found: Plan) -> dict[str, str]:
-    """What the ConfigMap brings into the pod: all but the record of the spec."""
-    return {key: text for key, text in found.config["data"].items() if key != "spec.json"}
+    assert after.config["data"] == before.config["data"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +173,7 @@ def test_the_pin_names_every_file_with_its_hash() -> None:
     data = planned(read("full-gb10")).config["data"]
     pin = json.loads(data["pin.json"])
     assert set(pin["files"]) == set(FILES)
-    assert set(data) == {"gemmaspec_engine.__init__.py", "gemmaspec_engine.launch.py", "pin.json", "spec.json"}
+    assert set(data) == {"gemmaspec_engine.__init__.py", "gemmaspec_engine.launch.py", "pin.json"}
     assert pin["vllm"] == "0.28.0"
 
 

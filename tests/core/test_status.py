@@ -110,8 +110,10 @@ def judged(phase: str, **fields: Any) -> dict[str, Any]:
 
 
 RECORD = {
-    "metadata": {"labels": {"gemmaspec.io/revision": "old"}},
-    "data": {"spec.json": json.dumps({**SPEC, "model": {"maxModelLen": 256}})},
+    "metadata": {
+        "labels": {"gemmaspec.io/revision": "old"},
+        "annotations": {"gemmaspec.io/spec": json.dumps({**SPEC, "model": {"maxModelLen": 256}})},
+    },
 }
 OLD = Child("ConfigMap", "tiny-old", "uid-old", "1", "owner", RECORD)
 KNOWN = {"perPosition": [0.8, 0.7, 0.7, 0.7], "tokensPerStep": 2.9, "drafts": 2000}

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed import ControlPlane
-from testbed.api import Api
-from testbed.deadline import wait_for
 from testbed.pki import ADMINISTRATORS
-from tests.integration.fake_engine import GOOD, FakeEngines
-from tests.integration.fake_kubelet import FakeKubelet, FakeNode
+from tests.integration.fake_engine import FakeEngines
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.scene import Scene
-
-SERVED = "/apis/gemmaspec.io/v1alpha1/gemmaspecdeploys"
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.stage import Stage, copied_sources, definition
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +31,13 @@ def operator_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The engine files are part of every revision, so that an edit would restart engines.
     """
-    copy = tmp_path_factory.mktemp("operator") / "sources"
-    shutil.copytree(ROOT / "operator", copy, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
+    return copied_sources(tmp_path_factory.mktemp("operator"))
 
 
 @pytest.fixture(scope="session")
 def crd_file(operator_sources: Path) -> Path:
     """The definition that belongs to the copied sources (another test compares it with crds/)."""
-    file = operator_sources / "crd.yaml"
-    command = [sys.executable, "-m", "gemmaspec.api.crd", str(file)]
-    subprocess.run(command, env={"PYTHONPATH": str(operator_sources)}, check=True, timeout=60)
-    return file
+    return definition(operator_sources)
 
 
 @pytest.fixture(scope="session")
@@ -68,33 +54,6 @@ def fake_engines() -> Iterator[FakeEngines]:
     engines = FakeEngines()
     yield engines
     engines.close()
-
-
-class Stage:
-    """A control plane with the definition installed and a fake node: what scenes play on."""
-
-    def __init__(self, plane: ControlPlane, crd_file: Path) -> None:
-        self.plane = plane
-        self.api = Api(plane.kubeconfig)
-        self._node = FakeNode(self.api)
-        plane.kubectl("apply", "--server-side", "-f", str(crd_file))
-        wait_for(lambda: self.api.ready(SERVED), "the served definition", 30)
-        self._node.start()
-
-    def close(self) -> None:
-        """The node stops."""
-        self._node.close()
-
-    def scene(self, operator: Callable[[str], OperatorProcess], engines: FakeEngines) -> Scene:
-        """A scene in a new namespace, with the operator that is given for it."""
-        namespace = f"scene-{next(_numbers)}"
-        self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-        kubelet = FakeKubelet(self.api, namespace, engines, GOOD)
-        kubelet.start()
-        return Scene(self.plane, self.api, namespace, operator(namespace), kubelet, engines)
-
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")

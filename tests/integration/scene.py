@@ -77,6 +77,13 @@ class Scene:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return code
 
+    def apply_body(self, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
+        """Server-side apply as the user; HTTP status and what the API server said."""
+        code, answer = self._api.send(
+            "PATCH", f"{path}?fieldManager=user&force=true&fieldValidation=Strict", body, "application/apply-patch+yaml"
+        )
+        return code, answer.decode(errors="replace")
+
     def merge(self, plural: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         """Merge-patch an object as somebody other than the operator."""
         path = self.path(plural, name) + "?fieldManager=somebody"

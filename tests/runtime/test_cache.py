@@ -141,8 +141,7 @@ def test_what_no_decision_reads_is_not_kept() -> None:
     assert "status" not in kept.body
     assert "managedFields" not in kept.body["metadata"]
     assert kept.unplanned == (("f:spec", "f:type"),)
-    data = {"gemmaspec_engine.launch.py": "print()", "spec.json": "{}"}
-    assert store("ConfigMap", {**body, "kind": "ConfigMap", "data": data}).body["data"] == {"spec.json": "{}"}
+    assert "data" not in store("ConfigMap", {**body, "kind": "ConfigMap", "data": {"launch.py": "print()"}}).body
     assert kept.order == 5
     assert store("Service", child(5)).child().owner_uid == "owner"
 
@@ -152,3 +151,16 @@ def test_a_label_edited_away_loses_no_child() -> None:
     bare = child(5)
     bare["metadata"] |= {"ownerReferences": [], "labels": {"gemmaspec.io/deploy": "by-label"}}
     assert store("Service", bare).owner_name == "by-label"
+
+
+def test_what_a_new_list_lacks_is_gone_until_the_watch_shows_it() -> None:
+    """A watch that was cut off lists again, and no event tells of what vanished meanwhile."""
+    watch = Watch()
+    watch.shows(child(5), child(9, name="two", uid="u2"))
+    assert watch.cache.listed("Deployment", "", {"u7"}, "20") == []
+    assert watch.cache.listed("Service", "elsewhere", {"u7"}, "20") == []
+    assert watch.versions() == ["5", "9"]
+    assert watch.cache.listed("Service", "ns", {"u7"}, "8") == [KEY], "the second is newer than the list"
+    assert watch.versions() == ["9"]
+    watch.cache.seen("u1")
+    assert watch.versions() == ["5", "9"]

@@ -62,8 +62,10 @@ def _leaves(node: Mapping[str, Any], path: Path) -> Iterable[Path]:
 
 def differs(planned: Any, observed: Any, field: str = "") -> bool:
     """Whether ``observed`` lacks or contradicts anything planned. Defaults added by the API server don't count."""
-    if isinstance(planned, Mapping):
-        if not isinstance(observed, Mapping):
+    if planned == observed:
+        return False  # most parts of most passes, and decided without a line of Python for each of their fields
+    if isinstance(planned, dict):
+        if not isinstance(observed, dict):
             return bool(planned)
         amounts = field in _AMOUNTS
         return any(differs(value, observed.get(key), field if amounts else key) for key, value in planned.items())

@@ -10,10 +10,12 @@ are no part of it: :mod:`gemmaspec.core.rollout` sets them from what is observed
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from gemmaspec.api import identity
 from gemmaspec.api.spec import Accelerator, Method, TransformersMode
@@ -69,16 +71,21 @@ def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str], age
 
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def file_digest(text: str) -> str:
+    """SHA-256 of an engine file; a release has a few dozen of them, and every pass asks for all."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def revision_of(
     name: str, resolved: Resolved, k: int, files: Mapping[str, str], pin: str, agent: str | None = None
 ) -> str:
-    """Name of the revision: the hash of all that needs a restart (pod template, engine files, pin)."""
+    """Name of the revision: the hash of all that needs a restart (pod template and pin, which hashes the files)."""
     template = pod_template(name, resolved, k, "", files, agent)
-    return digest([template, dict(files), pin])[:REVISION_LENGTH]
+    return digest([template, pin])[:REVISION_LENGTH]  # the pin holds every file's hash
 
 
 def pin_of(name: str, resolved: Resolved, files: Mapping[str, str], pin: str, agent: str | None = None) -> str:
@@ -113,7 +120,7 @@ def pin_file(resolved: Resolved, files: Mapping[str, str]) -> str:
     spec = resolved.spec
     memory, most = spec.memory, most_utilization(resolved)
     value: dict[str, Any] = {
-        "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in sorted(files.items())},
+        "files": {path: file_digest(text) for path, text in sorted(files.items())},
         "vllm": spec.engine.vllm if spec.engine else None,
         "memory": {
             "device": DEVICES[resolved.accelerator],
@@ -129,7 +136,7 @@ def pin_file(resolved: Resolved, files: Mapping[str, str]) -> str:
         "patches": _patch_pins(resolved),
         "patchDir": names.PATCH_DIR,
     }
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"
 
 
 def _transformers_pin(resolved: Resolved) -> dict[str, Any] | None:
@@ -220,11 +227,13 @@ def config_map(
     spec asks for another. Immutable: a running engine never sees them change.
     """
     data = {config_key(path): text for path, text in sorted(files.items())} | {"pin.json": pin}
-    data[names.SPEC_KEY] = json.dumps(given, sort_keys=True, separators=(",", ":"))
+    metadata = _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision})
+    # In the metadata, since nothing else of ConfigMaps is watched.
+    metadata["annotations"] = {names.SPEC_ANNOTATION: orjson.dumps(given, option=orjson.OPT_SORT_KEYS).decode()}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(owner, names.revision_object(owner.name, revision), **{names.REVISION_LABEL: revision}),
+        "metadata": metadata,
         "immutable": True,
         "data": data,
     }

@@ -419,10 +419,18 @@ def _ensure(observation: Observation, body: Mapping[str, Any]) -> list[Action]:
     patch = drift.reset_patch(body, child.unplanned)
     if patch is not None:
         return [Reset(patch, child)]  # its watch event brings the next pass, which compares values
-    # The data of an immutable ConfigMap can't drift, and is not kept in the cache.
-    left_out = ("apiVersion", "kind", "data") if body.get("immutable") else ("apiVersion", "kind")
-    planned = {key: value for key, value in body.items() if key not in left_out}
+    if body.get("immutable"):
+        planned = _watched(body)
+    else:
+        planned = {key: value for key, value in body.items() if key not in ("apiVersion", "kind")}
     return [Apply(body, child)] if drift.differs(planned, child.body) else []
+
+
+def _watched(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a revision's ConfigMap can drift: its metadata, but for the spec that rendered it first."""
+    metadata = dict(config["metadata"])
+    metadata["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != names.SPEC_ANNOTATION}
+    return {"metadata": metadata}
 
 
 def _resize(child: Child, count: int) -> Apply:

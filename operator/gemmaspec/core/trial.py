@@ -40,7 +40,7 @@ def last_good(observation: Observation, known: Rollout) -> dict[str, Any]:
     """
     name = names.revision_object(observation.resource.owner.name, known.stable)
     child = observation.child("ConfigMap", name)
-    text = (child.body.get("data") or {}).get(names.SPEC_KEY) if child else None
+    text = child.body["metadata"].get("annotations", {}).get(names.SPEC_ANNOTATION) if child else None
     if not text:
         message = (
             f"revision {known.rejected} was rolled back ({known.reason}), and the record of the last good one, "

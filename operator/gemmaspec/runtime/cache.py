@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -95,12 +95,9 @@ def controller_of(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
-    # A ConfigMap of ours is immutable: its data need not be compared, and is by far the largest part.
+    # Of a ConfigMap only metadata is watched; answers to our own writes are cut down to that.
     left_out = {"data"} if kind == "ConfigMap" else set() if kind == identity.KIND else {"status"}
     kept = {key: value for key, value in body.items() if key not in left_out}
-    if kind == "ConfigMap":  # of its data only the spec that rendered it: a return renders from that
-        spec = (body.get("data") or {}).get(names.SPEC_KEY)
-        kept["data"] = {names.SPEC_KEY: spec} if spec else {}
     if kind == "Deployment":  # of its status only why pods are refused: the rest is the pods' to tell
         conditions = body.get("status", {}).get("conditions", ())
         kept["status"] = {"conditions": [entry for entry in conditions if entry["type"] == "ReplicaFailure"]}
@@ -170,7 +167,8 @@ class Cache:
 
     def pods(self, namespace: str, name: str) -> tuple[Pod, ...]:
         """Engine pods of the resource."""
-        return tuple(sorted(self._pods.get((namespace, name), ()), key=lambda pod: pod.name))
+        shown = (pod for pod in self._pods.get((namespace, name), ()) if pod.uid not in self._gone)
+        return tuple(sorted(shown, key=lambda pod: pod.name))
 
     def wrote(self, kind: str, body: Mapping[str, Any]) -> None:
         """Remember the API server's answer to a write of ours."""
@@ -191,6 +189,36 @@ class Cache:
     def gone(self, uid: str) -> None:
         """The API server says that there is no such object, whatever the watch shows: it lost the deletion."""
         self._gone.add(uid)
+
+    def seen(self, uid: str) -> None:
+        """The watch shows this object (again): a list without it was an old one."""
+        self._gone.discard(uid)
+
+    def listed(self, kind: str, namespace: str, uids: Collection[str], version: str) -> list[tuple[str, str]]:
+        """A whole list of a kind has come ("" for every namespace): what it lacks is gone, though no event told.
+
+        An object that is newer than the list stays. Returns the keys of the resources that lost something.
+        """
+        newest = int(version) if version.isdigit() else 0
+        lost: list[tuple[str, str]] = []
+        if kind == "Pod":
+            for key, pods in self._pods.items():
+                missing = [pod.uid for pod in pods if pod.uid not in uids and namespace in ("", key[0])]
+                self._gone.update(missing)
+                lost += [key] if missing else []
+            return lost
+        for key, shown in (self._resources if kind == identity.KIND else self._children).items():
+            missing = [
+                stored.uid
+                for stored in shown
+                if stored.kind == kind
+                and stored.uid not in uids
+                and namespace in ("", key[0])
+                and stored.order <= newest
+            ]
+            self._gone.update(missing)
+            lost += [key] if missing else []
+        return lost
 
     def settle(self, uid: str, resource_version: str) -> None:
         """A reset of this very object changed nothing: what others own of it are the values of its defaults."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +23,7 @@ from gemmaspec.core import names
 from gemmaspec.core.live import token
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
-from gemmaspec.runtime import metrics
+from gemmaspec.runtime import metrics, watching
 from gemmaspec.runtime.cache import Cache, Stored, owner_of, reduce_pod, store
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
@@ -39,7 +41,10 @@ CHILDREN = (
     ("apps", "v1", "deployments", "Deployment"),
 )
 PODS = ("", "v1", "pods")
+KINDS = {identity.PLURAL: identity.KIND, "pods": "Pod"} | {plural: kind for _, _, plural, kind in CHILDREN}
 DEFINITION_RETRY_SECONDS = 2.0
+# Less than a pod's grace of 30 seconds.
+SHUTDOWN_SECONDS = 15.0
 
 
 class Operator:
@@ -90,6 +95,19 @@ class Operator:
         if self._cluster:
             await self._cluster.close()
 
+    def listed(self, plural: str, namespace: str, uids: frozenset[str], version: str) -> None:
+        """A whole list has come: what vanished while no watch ran is found by its absence."""
+        kind = KINDS.get(plural)
+        if kind is None or self.cache is None:
+            return
+        for key in self.cache.listed(kind, namespace, uids, version):
+            self.queue.wake(key)
+
+    def seen(self, event: kopf.RawEvent, body: kopf.Body) -> None:
+        """An event of any kind that is cached has come."""
+        if event["type"] != "DELETED" and self.cache is not None:
+            self.cache.seen(body["metadata"]["uid"])
+
     def _token(self, key: Key) -> str:
         """Token of the agents of a resource; empty without an operator's key."""
         assert self.cache is not None
@@ -119,8 +137,19 @@ def _lifecycle(found: kopf.OperatorRegistry, operator: Operator) -> None:
         await operator.stop()
 
     @kopf.on.login(registry=found)
-    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    async def login(**arguments: Any) -> kopf.AiohttpSession | None:
+        found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        if found is None:
+            return None
+        return kopf.AiohttpSession(
+            server=found.server,
+            priority=found.priority,
+            default_namespace=found.default_namespace,
+            expiration=found.expiration,
+            aiohttp_session=watching.session(
+                found.as_ssl_context(), found.as_http_headers(), operator.listed, found.proxy_url, found.trust_env
+            ),
+        )
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
@@ -131,6 +160,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.watching.connect_timeout = 10.0
+    settings.watching.chunk_size = 500  # a list of thousands is never in memory as a whole
     settings.watching.server_timeout = 600  # an integer: the API server refuses 600.0
     settings.networking.connect_timeout = 10.0
     settings.networking.request_timeout = 60.0
@@ -145,7 +175,10 @@ def _resources(found: kopf.OperatorRegistry, operator: Operator) -> None:
         return {(stored.namespace, stored.name): stored}
 
     @kopf.on.event(*where, registry=found)
-    def resource_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+    def resource_changed(
+        event: kopf.RawEvent, body: kopf.Body, namespace: str | None, name: str | None, **_: Any
+    ) -> None:
+        operator.seen(event, body)
         operator.queue.wake((namespace or "", name or ""))
 
 
@@ -157,6 +190,7 @@ def _child(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, s
 
     @kopf.on.event(*where, labels=OURS, registry=found, id=f"changed-{where[2]}")
     def child_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        operator.seen(event, body)
         metadata = body["metadata"]
         if event["type"] == "DELETED" and operator.cache is not None:
             operator.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
@@ -171,7 +205,8 @@ def _pods(found: kopf.OperatorRegistry, operator: Operator) -> None:
         return {(metadata["namespace"], owner): reduce_pod(_raw(body))}
 
     @kopf.on.event(*PODS, labels=OURS, registry=found, id="changed-pods")
-    def pod_changed(body: kopf.Body, **_: Any) -> None:
+    def pod_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        operator.seen(event, body)
         _wake_owner(operator, body["metadata"])
 
 
@@ -190,10 +225,20 @@ async def run(options: Options) -> None:
     metrics.serve(options.metrics_port)
     operator = Operator(options)
     endpoint = f"http://0.0.0.0:{options.health_port}/healthz" if options.health_port else None
-    await kopf.operator(
+    tasks = await kopf.spawn_tasks(
         registry=registry(operator),
         standalone=True,
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
         liveness_endpoint=endpoint,
     )
+    for task in tasks:
+        task.add_done_callback(_end_soon)
+    await kopf.run_tasks(tasks)
+
+
+def _end_soon(_: object) -> None:
+    """One of kopf's tasks has ended, so all shall; one that hangs must not keep a blind process alive."""
+    timer = threading.Timer(SHUTDOWN_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,87 @@
+"""``python -m bench.scale``: a thousand resources at once, in turns with as many LeaderWorkerSets.
+
+``--resources N``, ``--rounds R`` (each: ours, then theirs), ``--only NAME``. Raw figures go to
+``bench/results/scale-N.json``, the page to ``scale-N.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "e2e"), str(ROOT / "operator")]
+
+from bench.scale import measure, report  # noqa: E402
+from bench.scale.site import Site, site  # noqa: E402
+from bench.scale.subjects import LeaderWorkerSets, Ours, Subject  # noqa: E402
+
+RESULTS: Final = ROOT / "bench" / "results"
+
+
+def main() -> int:
+    """Run the benchmark."""
+    options = _arguments()
+    subjects: list[Subject] = [Ours(options.key), LeaderWorkerSets()]
+    subjects = [subject for subject in subjects if options.only in (None, subject.name)]
+    result: dict[str, Any] = {
+        "command": f"python -m bench.scale {' '.join(sys.argv[1:])}".strip(),
+        "resources": options.resources,
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "rounds": [],
+    }
+    with site(options.resources) as stage:
+        for subject in subjects:
+            subject.install(stage)
+        for number in range(options.rounds):
+            for subject in subjects:
+                found = _turn(stage, subject, options, last=number == options.rounds - 1)
+                result["rounds"].append({"controller": subject.name, **found})
+                print(json.dumps(result["rounds"][-1], indent=1), flush=True)
+    print(report.page(result))
+    if not options.dry:
+        (RESULTS / f"scale-{options.resources}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / f"scale-{options.resources}.md").write_text(report.page(result))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.scale", description=__doc__)
+    parser.add_argument("--resources", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", choices=["gemmaspec", "lws"])
+    parser.add_argument("--idle", type=float, default=60.0, help="seconds to look at a controller with nothing to do")
+    parser.add_argument("--key", type=Path, help="key file of the operator: K is then moved in the running engine")
+    parser.add_argument("--dry", action="store_true", help="write no result")
+    parser.add_argument("--profile", help="a program and its options; the operator's pid is appended")
+    return parser.parse_args()
+
+
+def _turn(stage: Site, subject: Subject, options: argparse.Namespace, *, last: bool) -> dict[str, Any]:
+    subject.start(stage)
+    if options.profile:
+        stage.plane.supervised.start("profile", [*options.profile.split(), "--pid", str(stage.pid(subject.name))])
+    found: dict[str, Any] = {"converge": measure.converge(stage, subject, options.resources)}
+    if options.profile:
+        stage.plane.supervised.stop("profile", 2)
+    if last:
+        found["idle"] = measure.idle(stage, subject, options.idle)
+        if subject.name == Ours.name:
+            found["change_seconds"] = measure.changes(stage, subject, options.resources)
+        found["restart"] = measure.restart(stage, subject, options.resources)
+    print(f"{subject.name}: clearing", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    measure.clear(stage, subject)
+    stage.plane.supervised.stop(subject.name)
+    return found | {"clear_seconds": time.monotonic() - began}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

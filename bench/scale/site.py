@@ -1,0 +1,128 @@
+"""The stage of the benchmark: a real control plane, boxes that KWOK plays, and what its processes use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from testbed import ControlPlane
+from testbed.api import Api
+from testbed.kwok import Kwok, gb10
+
+HERE: Final = Path(__file__).parent
+NAMESPACE: Final = "scale"
+AT_ONCE: Final = 32
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+# The other parts of Kubernetes shall not be what is waited for.
+FAST: Final = ("--kube-api-qps=2000", "--kube-api-burst=4000")
+NODE_LEASE_SECONDS: Final = 3600
+
+
+@contextmanager
+def site(nodes: int) -> Iterator[Site]:
+    """A control plane with ``nodes`` GB10 boxes whose pods serve as soon as they are bound."""
+    policy = f"--audit-policy-file={HERE / 'audit-policy.yaml'}"
+    inflight = ("--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000")
+    with ControlPlane(True, (policy, *inflight), scheduler=True, controller_flags=FAST, scheduler_flags=FAST) as plane:
+        leases = f"--node-lease-duration-seconds={NODE_LEASE_SECONDS}"
+        kwok = Kwok(plane, HERE / "stages.yaml", ("--cidr=127.64.0.0/10", leases))
+        made = Site(plane)
+        kwok.add(gb10("box-0"))
+        asyncio.run(made.create("/api/v1/nodes", (gb10(f"box-{i}").body() for i in range(1, nodes))))
+        made.send("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        yield made
+
+
+@dataclass
+class Usage:
+    """What a process used: processor seconds since it began; resident memory now and at its highest, in MiB."""
+
+    cpu: float
+    rss: float
+    peak: float
+
+
+def usage(pid: int) -> Usage:
+    """What a running process used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    resident, peak = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return Usage((int(fields[11]) + int(fields[12])) / TICKS, resident, peak)
+
+
+class Site:
+    """Requests of the benchmark itself, as the administrator: they are not in the audit log."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self._api = Api(plane.kubeconfig)
+
+    def pid(self, program: str) -> int:
+        """Process id of a program of the stage."""
+        return self.plane.supervised.pids[program]
+
+    def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
+        """A request that must succeed."""
+        code, answer = self._api.send(method, path, body, kind, seconds=120)
+        if code >= 300:
+            raise RuntimeError(f"{method} {path}: {code}: {answer.decode(errors='replace')[:500]}")
+        return dict(orjson.loads(answer))
+
+    def session(self) -> aiohttp.ClientSession:
+        """A session with the administrator's certificate."""
+        connector = aiohttp.TCPConnector(ssl=self._api.tls, limit=AT_ONCE + 8)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
+        return aiohttp.ClientSession(f"https://{self._api.address}", connector=connector, timeout=timeout)
+
+    async def create(self, path: str, bodies: Iterator[dict[str, Any]]) -> None:
+        """Create objects, some at once."""
+        async with self.session() as session:
+            await asyncio.gather(*(self._creator(session, path, bodies) for _ in range(AT_ONCE)))
+
+    async def _creator(self, session: aiohttp.ClientSession, path: str, bodies: Iterator[dict[str, Any]]) -> None:
+        for body in bodies:
+            async with session.post(
+                path, data=orjson.dumps(body), headers={"Content-Type": "application/json"}
+            ) as said:
+                if said.status != 201:
+                    raise RuntimeError(f"POST {path}: {said.status}: {await said.text()}")
+
+    async def wait_ready(self, path: str, is_ready: Any, count: int, seconds: float) -> dict[str, float]:
+        """Watch a collection until ``count`` objects are ready; monotonic time of each one's readiness."""
+        ready: dict[str, float] = {}
+        async with self.session() as session, asyncio.timeout(seconds):
+            while len(ready) < count:  # the API server ends watches of a definition that it has just learnt
+                await self._watch(session, path, is_ready, count, ready)
+        return ready
+
+    async def _watch(
+        self, session: aiohttp.ClientSession, path: str, is_ready: Any, count: int, ready: dict[str, float]
+    ) -> None:
+        async with session.get(f"{path}?watch=1", read_bufsize=2**22) as stream:
+            async for line in stream.content:
+                event = orjson.loads(line)
+                name = event["object"]["metadata"]["name"]
+                if event["type"] == "DELETED" or not is_ready(event["object"]):
+                    ready.pop(name, None)
+                else:
+                    ready.setdefault(name, time.monotonic())
+                if len(ready) >= count:
+                    return
+
+    def serves(self, path: str) -> bool:
+        """Whether the API server serves this collection."""
+        return self._api.ready(path)
+
+    def count(self, path: str) -> int:
+        """How many objects a collection holds."""
+        found = self.send("GET", f"{path}?limit=1")
+        return len(found["items"]) + int(found["metadata"].get("remainingItemCount", 0))

@@ -1,0 +1,106 @@
+"""The HTTP session through which kopf lists and watches, and what it does not tell.
+
+Of ConfigMaps only their metadata travels: the engine files in one are hundreds of kilobytes, and immutable. In full, a
+thousand of them would be most of the operator's memory. What agents have learnt is read when it is given to one.
+
+A watch that ended with a 410 is followed by a new list, and kopf does not say which objects vanished in between:
+they would stay in its indices for ever. The session reads the lists that pass through it. A 410 that comes as the
+answer to a watch, and not within it, would end kopf 1.45: it is told as an event, which is followed by a new list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from aiohttp.base_protocol import BaseProtocol
+
+GONE: Final = 410
+
+# Metadata alone, as meta/v1 serves every kind.
+METADATA: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
+# Called with the plural, the namespace ("" for all), the uids of a whole list, and its resource version.
+Listed = Callable[[str, str, frozenset[str], str], None]
+
+
+def session(
+    trust: ssl.SSLContext,
+    headers: Mapping[str, str],
+    listed: Listed,
+    proxy: str | None = None,
+    trust_env: bool = False,
+) -> aiohttp.ClientSession:
+    """A session for kopf, with its own connections: watches hold theirs open."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=trust),
+        headers=headers,
+        proxy=proxy,
+        trust_env=trust_env,
+        middlewares=(metadata_of_config_maps, expired_in_the_stream),
+        response_class=_answers(Lists(listed)),
+    )
+
+
+async def metadata_of_config_maps(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Ask for metadata where ConfigMaps are listed or watched."""
+    if request.url.path.endswith("/configmaps"):
+        request.headers["Accept"] = METADATA.format("" if "watch" in request.url.query else "List")
+    return await handler(request)
+
+
+async def expired_in_the_stream(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Make a watch of one event, the 410, from a watch that was refused with it."""
+    response = await handler(request)
+    if response.status == GONE and "watch" in request.url.query:
+        event = {"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": GONE, "reason": "Expired"}}
+        await response.read()
+        loop = asyncio.get_running_loop()
+        response.status = 200
+        response.content = aiohttp.StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+        response.content.feed_data(orjson.dumps(event) + b"\n")
+        response.content.feed_eof()
+    return response
+
+
+def _answers(lists: Lists) -> type[aiohttp.ClientResponse]:
+    class Answer(aiohttp.ClientResponse):
+        """An answer whose JSON is parsed by orjson, since lists are long, and looked at."""
+
+        async def json(self, **_: Any) -> Any:
+            parsed = orjson.loads(await self.read())
+            if isinstance(parsed, dict) and parsed.get("items", ()) is None:
+                parsed["items"] = []  # an empty list of metadata, which kopf can't iterate over
+            lists.passed(self.url.path, "continue" in self.url.query, parsed)
+            return parsed
+
+    return Answer
+
+
+class Lists:
+    """Puts the chunks of lists together."""
+
+    def __init__(self, listed: Listed) -> None:
+        self._listed = listed
+        self._uids: dict[str, set[str]] = {}
+
+    def passed(self, path: str, continued: bool, parsed: Any) -> None:
+        """An answer has come. Tells ``listed`` when it ends a list."""
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("items"), list):
+            return
+        uids = {item["metadata"]["uid"] for item in parsed["items"]}
+        known = self._uids[path] = uids | (self._uids.get(path, set()) if continued else set())
+        metadata = parsed.get("metadata", {})
+        if metadata.get("continue"):
+            return
+        del self._uids[path]
+        parts = path.split("/")
+        namespace = parts[parts.index("namespaces") + 1] if "namespaces" in parts[:-1] else ""
+        self._listed(parts[-1], namespace, frozenset(known), str(metadata.get("resourceVersion", "")))

@@ -1,0 +1,130 @@
+"""``python -m tests.faults``: every fault in every scenario. Prints the table and writes bench/results/faults.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "e2e"), str(ROOT / "operator")]
+
+from testbed import ControlPlane  # noqa: E402
+from tests.faults import catalogue  # noqa: E402
+from tests.faults.cell import KeptAlive, Result, play  # noqa: E402
+from tests.faults.proxy import Fault  # noqa: E402
+from tests.faults.scenarios import SCENARIOS, Scenario  # noqa: E402
+from tests.integration.fake_engine import FakeEngines  # noqa: E402
+from tests.integration.stage import Stage, copied_sources, definition  # noqa: E402
+
+MAKES = Callable[[KeptAlive], Fault]
+
+
+def main() -> int:
+    """Play the table; 1 where a cell ended wrongly."""
+    parser = argparse.ArgumentParser(prog="tests.faults", description=__doc__)
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--scenario", help="only scenarios whose name holds this")
+    parser.add_argument("--fault", help="only faults whose name holds this")
+    parser.add_argument("--dry", action="store_true", help="write no result")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, ControlPlane(controllers=True) as plane:
+        sources = copied_sources(Path(folder))
+        stage, engines = Stage(plane, definition(sources)), FakeEngines()
+        results = Table(stage, sources, engines, options).play()
+        engines.close()
+        stage.close()
+    text = render(results, time.monotonic() - began)
+    print(text)
+    if not options.dry:
+        (ROOT / "bench/results/faults.md").write_text(text)
+    return int(any(result.wrong for result in results))
+
+
+class Table:
+    """All cells, some at once."""
+
+    def __init__(self, stage: Stage, sources: Path, engines: FakeEngines, options: argparse.Namespace) -> None:
+        self._where = (stage, sources, engines)
+        self._options = options
+        self._scenarios = [s for s in SCENARIOS if (options.scenario or "") in s.name]
+
+    def play(self) -> list[Result]:
+        """Undisturbed runs first: they say how each scenario must end, and how many writes it takes."""
+        with ThreadPoolExecutor(self._options.at_once) as pool:
+            waiting = [pool.submit(play, *self._where, scenario, lambda _: Fault()) for scenario in self._scenarios]
+            plain = [future.result() for future in waiting]
+            for result in plain:
+                told(result)
+            cells = [
+                pool.submit(play, *self._where, scenario, make, result.outcome)
+                for scenario, result in zip(self._scenarios, plain, strict=True)
+                for make in self._faults(scenario, result.writes)
+            ]
+            return plain + [told(future.result()) for future in as_completed(cells)]
+
+    def _faults(self, scenario: Scenario, writes: int) -> list[MAKES]:
+        del scenario
+        made: list[MAKES] = [lambda _, make=make: make() for make in catalogue.ALL]  # type: ignore[misc]
+        made += [lambda kept, n=n: catalogue.Crash(n, kept.kill) for n in range(1, writes + 1)]  # type: ignore[misc]
+        asked = self._options.fault or ""
+        return [make for make in made if asked in make(_NOBODY).name]
+
+
+_NOBODY: Any = type("Nobody", (), {"kill": None})()
+
+
+def told(result: Result) -> Result:
+    """Print a cell as it ends."""
+    verdict = f"WRONG: {result.wrong[:3000]}" if result.wrong else "as undisturbed"
+    line = (
+        f"{result.scenario:14} {result.fault:32} {result.seconds:6.1f} s {result.hits:4} hits {result.writes:4} writes"
+    )
+    print(f"{line} {result.restarts} restarts: {verdict}", flush=True)
+    return result
+
+
+def render(results: list[Result], seconds: float) -> str:
+    """The table: faults down, scenarios across; in each cell how often it struck and the writes that it took."""
+    scenarios = list(dict.fromkeys(result.scenario for result in results))
+    faults = list(dict.fromkeys(result.fault for result in results))
+    faults.sort(key=lambda name: (name != "none", name.startswith("killed"), _number(name), name))
+    cells = {(result.scenario, result.fault): result for result in results}
+    wrong = sum(bool(result.wrong) for result in results)
+    lines = [
+        "# Faults × scenarios",
+        "",
+        "`make faults`: an operator as a process, a real kube-apiserver behind a proxy that does the fault, fake",
+        "engines. A cell is right when children, status and the number of engine starts are those of the undisturbed",
+        f"run, and the operator has fallen silent. {len(results)} cells, {wrong} wrong, {seconds / 60:.0f} minutes.",
+        "",
+        "In a cell: how often the fault struck / writes of the operator / restarts of the operator.",
+        "",
+        "| fault | " + " | ".join(scenarios) + " |",
+        "|---|" + "---|" * len(scenarios),
+    ]
+    for fault in faults:
+        row = [_cell(cells.get((scenario, fault))) for scenario in scenarios]
+        lines.append(f"| {fault} | " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(name: str) -> int:
+    return int(name.split()[-1]) if name.split()[-1].isdigit() and name.startswith("killed") else 0
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return "–"
+    return "**wrong**" if result.wrong else f"{result.hits} / {result.writes} / {result.restarts}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

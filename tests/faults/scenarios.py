@@ -1,0 +1,98 @@
+"""What the operator is in the middle of when something goes wrong, and how it must end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.integration.fake_engine import BAD
+from tests.integration.scene import NAME, Scene, speculative
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``prepare`` runs undisturbed, ``act`` under the fault; ``ended``: nothing is left to do."""
+
+    name: str
+    prepare: Callable[[Scene], None]
+    act: Callable[[Scene], object]
+    ended: Callable[[Scene], bool]
+
+
+def serving(scene: Scene) -> None:
+    """A resource that has converged, and whose drafts are accepted."""
+    scene.apply()
+    scene.until(lambda: _serves(scene), "an engine that serves", 90)
+
+
+def _serves(scene: Scene) -> bool:
+    return scene.converged() and scene.is_condition("SpeculationHealthy", "True") and len(scene.deployments()) == 1
+
+
+def _lowered(scene: Scene) -> bool:
+    lowered = scene.status()["k"]["effective"] == 0
+    return lowered and scene.converged() and len(scene.deployments()) == 1
+
+
+def _gone(scene: Scene) -> bool:
+    return scene.read("gemmaspecdeploys") is None and not scene.children() and not scene.all("pods")
+
+
+def _delete(scene: Scene) -> None:
+    scene.send("DELETE", scene.path("gemmaspecdeploys", NAME), {"propagationPolicy": "Background"})
+
+
+SCENARIOS = (
+    Scenario("create", lambda _: None, lambda scene: scene.apply(), _serves),
+    Scenario("K change", serving, lambda scene: scene.apply(speculative=speculative(k=2)), _serves),
+    Scenario(
+        "rollout",
+        serving,
+        lambda scene: scene.apply(engine={"image": "example.org/vllm:2", "allowTag": True}),
+        _serves,
+    ),
+    Scenario("rollback of K", serving, lambda scene: scene.kubelet.serve(BAD), _lowered),
+    Scenario("delete", serving, _delete, _gone),
+)
+
+
+def outcome(scene: Scene) -> dict[str, Any]:
+    """What must not depend on faults: every child, the status less its figures and times, and each engine's starts."""
+    resource = scene.read("gemmaspecdeploys")
+    children = {f"{plural}/{name}": _normal(child) for (plural, name), child in sorted(scene.children().items())}
+    found = {
+        "status": _status(resource["status"]) if resource and "status" in resource else None,
+        "children": children,
+        "engines": len(scene.all("pods")),
+        "starts": sorted(_starts(scene).items()),
+    }
+    return dict(json.loads(json.dumps(found).replace(scene.namespace, "NAMESPACE")))
+
+
+def _status(status: dict[str, Any]) -> dict[str, Any]:
+    kept = ("observedGeneration", "revision", "replicas", "readyReplicas", "endpoint", "lastGoodRevision")
+    return {key: status[key] for key in kept if key in status} | {
+        "k": [status["k"]["desired"], status["k"]["effective"], status["k"].get("reason")],
+        "conditions": sorted([entry["type"], entry["status"], entry["reason"]] for entry in status["conditions"]),
+        "history": [[entry.get("fromK"), entry.get("toK"), entry.get("reason")] for entry in status.get("history", ())],
+    }
+
+
+def _normal(child: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in child.items() if key not in ("status", "metadata", "secrets")}
+    if "clusterIP" in kept.get("spec", {}):
+        kept["spec"] = {key: value for key, value in kept["spec"].items() if not key.startswith("clusterIP")}
+    metadata = child["metadata"]
+    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if k.startswith("gemmaspec.io/")}
+    owners = [[entry["kind"], entry["name"], entry.get("controller")] for entry in metadata["ownerReferences"]]
+    return kept | {"labels": metadata["labels"], "annotations": annotations, "owners": owners}
+
+
+def _starts(scene: Scene) -> Counter[str]:
+    """How many engine pods were made, by revision."""
+    events = scene.plane.audit.mutations(resource="pods", namespace=scene.namespace)
+    made = [event.body for event in events if event.verb == "create" and not event.subresource and event.code == 201]
+    return Counter(body["metadata"]["labels"]["gemmaspec.io/revision"] for body in made)

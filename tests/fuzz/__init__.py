@@ -1,0 +1,1 @@
+"""Mutations of specs from the resource's own schema, applied to a running operator."""

@@ -1,0 +1,102 @@
+"""Many mutations in sequence, on several resources at once, under one operator."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+
+from tests.fuzz.mutations import Mutation, anywhere, fields, mutations_of
+from tests.fuzz.oracle import Subject, Verdict
+from tests.integration.scene import Scene
+
+ROOT = Path(__file__).resolve().parents[2]
+CRD = ROOT / "crds" / "gemmaspec.io_gemmaspecdeploys.yaml"
+FULL = ROOT / "tests" / "integration" / "full_spec.yaml"
+
+
+def schema() -> dict[str, Any]:
+    """The schema of ``spec``."""
+    (version,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
+    return dict(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+
+
+def bases(port: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A spec in which nearly every field is set, and one in which hardly any is; fake engines can serve both."""
+    full = yaml.safe_load(FULL.read_text())
+    full |= {"replicas": 1, "service": full["service"] | {"port": port}}
+    full["rollout"] |= {"drainSeconds": 0}
+    full["cache"]["compile"] = {"pvc": {"claimName": "compiled"}}
+    full["nodes"] |= {"runtimeClassName": ""}
+    little = {
+        "model": {"target": "/models/target"},
+        "engine": {"image": "example.org/vllm:1", "allowTag": True},
+        "speculative": {"method": "mtp", "drafter": {"model": "/models/drafter"}, "k": 4},
+        "nodes": {"accelerator": "CPU"},
+        "service": {"port": port},
+        "rollout": {"drainSeconds": 0},
+    }
+    return full, little
+
+
+def drawn(base: Mapping[str, Any], count: int, number: int) -> list[Mutation]:
+    """``count`` mutations: some of every field first, then any. number: seeds what is drawn."""
+    found: list[Mutation] = []
+    everywhere = list(fields(schema(), base))
+    random.Random(number).shuffle(everywhere)
+    for field in everywhere:
+        found += _examples(mutations_of(*field), 2, number)
+    return (found + _examples(anywhere(schema(), base), max(0, count - len(found)), number))[:count]
+
+
+def _examples(strategy: Any, count: int, number: int) -> list[Mutation]:
+    """So many examples of a strategy; hypothesis gives no value twice."""
+    found: list[Mutation] = []
+    if not count:
+        return found
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        verbosity=Verbosity.quiet,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(mutation: Mutation) -> None:
+        found.append(mutation)
+
+    collect()
+    return found
+
+
+def play(scene: Scene, port: int, count: int, at_once: int, number: int) -> Iterator[Verdict]:
+    """Mutate ``at_once`` resources of the scene; half of them have a full spec. Yields verdicts as they come."""
+    full, little = bases(port)
+    shares = [count // at_once + (i < count % at_once) for i in range(at_once)]
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = []
+        for i, share in enumerate(shares):
+            base = (full, little)[i % 2]
+            mutations = drawn(base, share, number + i)
+            waiting.append(pool.submit(_sequence, scene, f"mutated-{i}", base, mutations))
+        for future in waiting:
+            yield from future.result()
+
+
+def _sequence(scene: Scene, name: str, base: Mapping[str, Any], mutations: list[Mutation]) -> list[Verdict]:
+    subject = Subject(scene, name, base)
+    verdicts = []
+    for mutation in mutations:
+        verdict = subject.mutate(mutation)
+        verdicts.append(verdict)
+        if verdict.wrong:
+            print(f"WRONG {name}: {mutation} ({verdict.how}): {verdict.wrong[:1500]}", flush=True)
+    return verdicts

@@ -1,0 +1,181 @@
+"""What must hold after a mutation: it acts, or it is refused in words; reverted, everything is as it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gemmaspec.core import control, plan
+from gemmaspec.core.owner import Owner
+from gemmaspec.core.problem import Stalling
+from gemmaspec.core.resolve import resolve
+from gemmaspec.recipes import load
+from testbed.deadline import wait_for
+from tests.fuzz.mutations import Mutation
+from tests.integration.scene import Scene
+
+SETTLE_SECONDS = 60.0
+OWNER = Owner("ns", "tried", "uid")
+
+
+@dataclass
+class Verdict:
+    """What became of a mutation. how: refused (by the API server), stalled, acted, same. wrong: what must not be."""
+
+    mutation: Mutation
+    how: str
+    wrong: str = ""
+
+
+def shape(children: Mapping[tuple[str, str], dict[str, Any]]) -> str:
+    """Children as text: all but bookkeeping, byte for byte."""
+    found = {f"{plural}/{name}": _kept(child) for (plural, name), child in children.items()}
+    return json.dumps(found, sort_keys=True)
+
+
+def _kept(child: dict[str, Any]) -> dict[str, Any]:
+    metadata = child["metadata"]
+    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith("deployment.")}
+    left = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "annotations")
+    kept = {key: value for key, value in metadata.items() if key not in left} | {"annotations": annotations}
+    return {key: value for key, value in child.items() if key != "status"} | {"metadata": kept}
+
+
+def means_the_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two stored specs ask for the same thing: same objects, same decisions.
+
+    Where they do not, the running operator must show it.
+    """
+    recipes = load()
+    try:
+        ours, theirs = resolve(before, recipes), resolve(after, recipes)
+    except Stalling:
+        return False
+    files = {"gemmaspec_engine/a.py": ""}
+    objects = [plan.plan(OWNER, resolved, resolved.k, files) for resolved in (ours, theirs)]
+    return objects[0] == objects[1] and _deciding(ours) == _deciding(theirs)
+
+
+def _deciding(resolved: Any) -> Any:
+    start = control.start("engine", resolved.k)
+    return resolved.control, resolved.prior, resolved.spec.replicas, resolved.spec.rollout.max_restarts, start
+
+
+def acts_in_decisions(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the mutation changes only what the operator decides with: no object shows it."""
+    recipes = load()
+    return _deciding(resolve(before, recipes)) != _deciding(resolve(after, recipes))
+
+
+class Subject:
+    """One resource under mutation."""
+
+    def __init__(self, scene: Scene, name: str, base: Mapping[str, Any]) -> None:
+        self.scene = scene
+        self.name = name
+        self.base = base
+        self._put(base)
+        self._settle()
+        self._shape = self._now()
+        self._stored = self._resource()["spec"]
+
+    def mutate(self, mutation: Mutation) -> Verdict:
+        """Apply a mutation, judge, revert, judge."""
+        before = self._pods()
+        code, said = self._put(mutation.apply(self.base))
+        if code >= 400:
+            return Verdict(mutation, "refused", self._judge_refusal(mutation, code, said, before))
+        resource = self._resource()
+        if resource["spec"] == self._stored:
+            return Verdict(mutation, "same")
+        verdict = Verdict(mutation, "acted")
+        try:
+            self._settle()
+            self._judge(verdict, resource["spec"], before)
+            self._put(self.base)
+            self._settle(back=True)
+        except TimeoutError as error:
+            verdict.wrong = verdict.wrong or str(error)[:1500]
+        return verdict
+
+    def _judge(self, verdict: Verdict, spec: Mapping[str, Any], before: dict[str, str]) -> None:
+        stalled = self._condition("Stalled")
+        changed = self._now() != self._shape
+        if stalled["status"] == "True":
+            verdict.how = "stalled"
+            names = [str(step) for step in verdict.mutation.path if isinstance(step, str)]
+            if changed or not before.items() <= self._pods().items():
+                verdict.wrong = f"a spec that can't run moved what runs: {stalled['message']}"
+            elif not any(name in stalled["message"] for name in names):
+                verdict.wrong = f"the message names no field: {stalled['message']}"
+        elif not changed:
+            if means_the_same(self._stored, spec):
+                verdict.how = "same"
+            elif not acts_in_decisions(self._stored, spec):
+                verdict.wrong = "ignored: accepted, and nothing differs"
+
+    def _judge_refusal(self, mutation: Mutation, code: int, said: str, before: dict[str, str]) -> str:
+        names = [str(step) for step in mutation.path if isinstance(step, str)]
+        typed = code == 500 and "typed patch object" in said  # what Kubernetes 1.36 says of a wrong type in an apply
+        if code not in (400, 422) and not typed:
+            return f"refused with {code}: {said}"
+        if not any(name in said for name in names):
+            return f"the refusal names no field: {said}"
+        if self._now() != self._shape or not before.items() <= self._pods().items():
+            return "a refused spec moved what runs"
+        return ""
+
+    def _settle(self, back: bool = False) -> None:
+        """Wait for the newest generation's answer; ``back``: until the children are those of before."""
+        quickly = time.monotonic() + 6.0
+
+        def settled() -> bool:
+            resource = self._resource()
+            if resource.get("status", {}).get("observedGeneration") != resource["metadata"]["generation"]:
+                return False
+            if back:
+                return self._now() == self._shape and self.scene.converged(self.name)
+            done = self._condition("Stalled")["status"] == "True" or self.scene.converged(self.name)
+            return done or time.monotonic() > quickly  # some values are never served by a fake kubelet
+
+        wait_for(settled, f"the answer to {self.name}", SETTLE_SECONDS, every=0.05, fail=self._story)
+
+    def _now(self) -> str:
+        """Children as text, less the revisions that are kept for a return."""
+        current = (None, self._resource().get("status", {}).get("revision"))
+        children = self.scene.children(self.name)
+        labels = {key: child["metadata"]["labels"].get("gemmaspec.io/revision") for key, child in children.items()}
+        return shape({key: child for key, child in children.items() if labels[key] in current})
+
+    def _story(self) -> str:
+        now = self._now()
+        return f"status: {json.dumps(self._resource().get('status'))[:1500]}\nchildren: {now[:200]}"
+
+    def _put(self, spec: Mapping[str, Any]) -> tuple[int, str]:
+        body = {
+            "apiVersion": "gemmaspec.io/v1alpha1",
+            "kind": "GemmaSpecDeploy",
+            "metadata": {"name": self.name, "namespace": self.scene.namespace},
+            "spec": spec,
+        }
+        path = self.scene.path("gemmaspecdeploys", self.name)
+        return self.scene.apply_body(path, body)
+
+    def _resource(self) -> dict[str, Any]:
+        return self.scene.resource(self.name)
+
+    def _condition(self, kind: str) -> dict[str, Any]:
+        found = self._resource().get("status", {}).get("conditions", ())
+        return dict(next((entry for entry in found if entry["type"] == kind), {"status": "Unknown", "message": ""}))
+
+    def _pods(self) -> dict[str, str]:
+        """Engine pods that are not on their way out: uid by name."""
+        return {
+            pod["metadata"]["name"]: pod["metadata"]["uid"]
+            for pod in self.scene.all("pods")
+            if pod["metadata"]["labels"].get("gemmaspec.io/deploy") == self.name
+            and "deletionTimestamp" not in pod["metadata"]
+        }

@@ -1,0 +1,85 @@
+"""Lists that pass through kopf's session."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from typing import Any
+
+from aiohttp import web
+
+from gemmaspec.runtime.watching import Lists, session
+
+PODS = "/api/v1/namespaces/llm/pods"
+
+
+def answer(*uids: str, version: str = "7", more: str = "") -> dict[str, Any]:
+    return {
+        "metadata": {"resourceVersion": version, "continue": more},
+        "items": [{"metadata": {"uid": u}} for u in uids],
+    }
+
+
+def test_a_list_is_told_once_it_is_whole() -> None:
+    told: list[Any] = []
+    lists = Lists(lambda *what: told.append(what))
+    lists.passed(PODS, False, answer("a", "b", more="next"))
+    lists.passed("/apis/apps/v1/deployments", False, answer("d"))
+    lists.passed(PODS, True, answer("c"))
+    lists.passed(PODS, False, answer("a"))
+    assert told == [
+        ("deployments", "", frozenset("d"), "7"),
+        ("pods", "llm", frozenset("abc"), "7"),
+        ("pods", "llm", frozenset("a"), "7"),
+    ]
+
+
+def test_a_list_that_broke_off_is_begun_anew() -> None:
+    told: list[Any] = []
+    lists = Lists(lambda *what: told.append(what))
+    lists.passed(PODS, False, answer("a", more="next"))
+    lists.passed(PODS, False, answer("b"))
+    assert told == [("pods", "llm", frozenset("b"), "7")]
+
+
+def test_other_answers_are_not_lists() -> None:
+    told: list[Any] = []
+    lists = Lists(lambda *what: told.append(what))
+    for parsed in ({"kind": "APIResourceList", "resources": []}, [], "text", {"items": None}):
+        lists.passed("/api/v1", False, parsed)
+    assert told == []
+
+
+async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired_one() -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def serve(request: web.Request) -> web.Response:
+        asked.append((request.path_qs, request.headers["Accept"]))
+        if "watch" in request.query:
+            return web.json_response({"kind": "Status", "code": 410}, status=410)
+        return web.json_response({"metadata": {"resourceVersion": "3"}, "items": None})
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", serve)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    told: list[Any] = []
+    at = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with session(ssl.create_default_context(), {}, lambda *what: told.append(what)) as ours:
+        async with ours.get(f"{at}/api/v1/configmaps") as response:
+            assert (await response.json())["items"] == [], "kopf iterates over them"
+        async with ours.get(f"{at}/api/v1/configmaps?watch=true") as response:
+            assert response.status == 200
+            events = [json.loads(line) async for line in response.content]
+        async with ours.get(f"{at}/api/v1/pods") as response:
+            assert response.status == 200
+    await runner.cleanup()
+    assert [event["object"]["code"] for event in events] == [410]
+    assert told == [("configmaps", "", frozenset(), "3")]
+    assert [accept.partition(";g=")[0] for _, accept in asked] == [
+        "application/json;as=PartialObjectMetadataList",
+        "application/json;as=PartialObjectMetadata",
+        "*/*",
+    ]
