@@ -52,6 +52,7 @@ scale: $(VENV)/ready ## A thousand resources beside a thousand LeaderWorkerSets;
 generate: $(VENV)/ready ## Regenerate the CRD, the references, manifests/install.yaml and the chart's copies
 	$(BIN)/python -m gemmaspec.api.crd crds/gemmaspec.io_gemmaspecdeploys.yaml
 	$(BIN)/python -m gemmaspec.api.reference docs/reference.md
+	$(BIN)/python -m gemmaspec.cli.reasons docs/runbook.md
 	$(BIN)/python -m gemmaspec.runtime.metrics_reference docs/metrics.md
 	$(BIN)/python manifests/assemble.py
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["UNKNOWN", "Explanation", "explain"]
+__all__ = ["UNKNOWN", "Explanation", "explain", "known"]
 
 
 @dataclass(frozen=True)
@@ -203,3 +203,8 @@ def explain(line: str) -> Explanation:
         if any(re.search(phrase, line) for phrase in known.phrases):
             return known
     return UNKNOWN
+
+
+def known() -> tuple[Explanation, ...]:
+    """Every class of failures, the unrecognised ones last."""
+    return (*_KNOWN, UNKNOWN)

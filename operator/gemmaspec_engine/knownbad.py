@@ -13,7 +13,7 @@ from gemmaspec_engine.configs import layers, quantization, text
 from gemmaspec_engine.finding import Finding
 from gemmaspec_engine.versions import within
 
-__all__ = ["Combination", "check"]
+__all__ = ["Combination", "check", "known"]
 
 MTP_MODULE = "vllm.model_executor.models.gemma4_mtp"
 
@@ -248,10 +248,15 @@ _RULES = (
 )
 
 
+def _finding(rule: _Rule) -> Finding:
+    return Finding(rule.reason, rule.message, rule.remedy, rule.fatal, True, rule.source)
+
+
 def check(combination: Combination) -> list[Finding]:
     """Every rule that applies, in the table's order."""
-    return [
-        Finding(rule.reason, rule.message, rule.remedy, rule.fatal, True, rule.source)
-        for rule in _RULES
-        if rule.applies(combination)
-    ]
+    return [_finding(rule) for rule in _RULES if rule.applies(combination)]
+
+
+def known() -> list[Finding]:
+    """What the rules find, each once."""
+    return [_finding(rule) for rule in _RULES]
