@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import builtins
+import json
 import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from gemmaspec.cli.main import app
 from gemmaspec.cli.reasons import GROUPS, REASONS, runbook
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "operator" / part for part in ("gemmaspec/core", "gemmaspec/runtime", "gemmaspec_engine")]
+SOURCES = [
+    *(ROOT / "operator/gemmaspec/core").rglob("*.py"),
+    ROOT / "operator/gemmaspec/runtime/worker.py",  # the one of the runtime that gives reasons
+    *(ROOT / "operator/gemmaspec_engine").rglob("*.py"),
+]
 # Words of the same shape that are no reasons: Kubernetes' kinds and words, conditions, the resource's own enumerations,
 # exceptions and figures of other programs.
 WORDS = set((ROOT / "tests" / "data" / "no_reasons.txt").read_text().split())
@@ -20,7 +27,7 @@ WORDS = set((ROOT / "tests" / "data" / "no_reasons.txt").read_text().split())
 
 def _literals() -> dict[str, set[str]]:
     """Words in capitals that the code has as text, by the files that have them."""
-    trees = {file: ast.parse(file.read_text()) for folder in SOURCES for file in sorted(folder.rglob("*.py"))}
+    trees = {file: ast.parse(file.read_text()) for file in SOURCES}
     found: dict[str, set[str]] = {}
     for file, tree in trees.items():
         for node in ast.walk(tree):
@@ -32,7 +39,7 @@ def _literals() -> dict[str, set[str]]:
 
 def _exported() -> set[str]:
     """Names of classes, which modules list in ``__all__``."""
-    trees = [ast.parse(file.read_text()) for folder in SOURCES for file in folder.rglob("*.py")]
+    trees = [ast.parse(file.read_text()) for file in SOURCES]
     return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
@@ -57,3 +64,17 @@ def test_a_reason_says_what_it_means(entry: object) -> None:
 
 def test_the_committed_runbook_is_fresh() -> None:
     assert (ROOT / "docs" / "runbook.md").read_text() == runbook(), "run `make generate`"
+
+
+def test_explain_prints_a_reason_in_any_case_and_as_json() -> None:
+    said = CliRunner().invoke(app, ["explain", "draftrejected"])
+    assert said.exit_code == 0
+    assert "DraftRejected" in said.output
+    body = json.loads(CliRunner().invoke(app, ["explain", "DraftRejected", "-o", "json"]).output)
+    assert body["remedy"] == REASONS["DraftRejected"].remedy
+
+
+def test_explain_offers_what_is_near_to_an_unknown_reason() -> None:
+    said = CliRunner().invoke(app, ["explain", "DraftReject"])
+    assert said.exit_code == 2
+    assert "DraftRejected" in said.output

@@ -7,16 +7,17 @@ from typing import Annotated
 import typer
 
 from gemmaspec import __version__
-from gemmaspec.cli import plans, published
+from gemmaspec.cli import explain, plans, published
 
 app = typer.Typer(
     name="gemmaspec",
-    help="Gemma 4 with speculative decoding on GB10 nodes: plan resources, read recipes.",
+    help="Gemma 4 with speculative decoding on GB10 nodes: plan resources, read recipes, explain reasons.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.command("plan")(plans.plan_file)
 app.command("recipes")(published.recipes)
+app.command("explain")(explain.explain)
 
 
 def _version(asked: bool) -> None:
