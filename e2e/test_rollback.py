@@ -170,6 +170,7 @@ def test_the_killed_operator_left_one_engine_and_one_deployment_that_asks_for_it
 
 
 def test_prometheus_scrapes_operator_and_engine(story: Rollback, prometheus: Prometheus) -> None:
+    """This engine has an API key, which Prometheus has not: vLLM's does not close /metrics."""
     for monitor in ("gemmaspec-operator", "gemmaspec-engines"):
         up = prometheus.over(f'max by (job) (up{{job="gemmaspec-system/{monitor}"}})', story.begun, story.ended)
         assert [value for _, value in up[0]["values"]].count("1") >= 3

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gemmaspec.adapters.engine import Engines
 from gemmaspec.api import identity
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Pod, Proof, Sample
 from gemmaspec.core.reconcile import Reading
 from gemmaspec.runtime import families, metrics
 from gemmaspec.runtime.board import Board
+from gemmaspec.runtime.cache import Cache
+from gemmaspec.runtime.scraper import Scraper
 from tests.runtime.test_worker import KEY, SPEC, Operator, bad_traffic, started
 from tests.simulated.fake_cluster import FakeScraper
 
@@ -231,6 +235,18 @@ def test_every_family_is_declared_and_tells_its_unit() -> None:
     for family in families.OF_RESOURCES:
         assert family.meaning.endswith("."), family.name
         assert not family.name.endswith("_total"), "the client adds it"
+
+
+def test_a_pod_may_go_while_metrics_are_collected() -> None:
+    """Collection runs in a thread of its own: what is asked for may be gone between two looks."""
+
+    class Going(dict[str, deque[Sample]]):
+        def __contains__(self, uid: object) -> bool:
+            raise AssertionError("two looks at one pod")
+
+    scraper = Scraper(cast("Engines", None), cast("Cache", None), lambda _: 0, lambda _: None, 1.0)
+    scraper._series = Going({"u1": deque([sample(-1, 100, 50, 20)])})
+    assert list(scraper.samples([pod(), pod(uid="u2")])) == ["u1"]
 
 
 def test_a_scraper_that_a_test_fakes_fits() -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from gemmaspec.adapters.engine import Engines, ScrapeError
 from gemmaspec.core.agent import Report, Wanted
@@ -17,6 +18,7 @@ from gemmaspec.runtime.cache import Cache
 from gemmaspec.runtime.queue import Key
 
 log = logging.getLogger("gemmaspec.scraper")
+_Told = TypeVar("_Told", Sample, Report)
 
 # Samples kept of one engine: at a scrape each 5 s this is half an hour.
 MOST_SAMPLES = 360
@@ -48,7 +50,7 @@ class Scraper:
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
         """What is known of these pods, oldest first."""
-        return {pod.uid: tuple(self._series[pod.uid]) for pod in pods if pod.uid in self._series}
+        return _known(self._series, pods)
 
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         """Share of the weights that these pods have downloaded, by pod uid."""
@@ -116,7 +118,7 @@ class Scraper:
 
     def reports(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Report]]:
         """What these pods' agents said in the last minute, by pod uid."""
-        return {pod.uid: tuple(self._reports[pod.uid]) for pod in pods if pod.uid in self._reports}
+        return _known(self._reports, pods)
 
     async def _ask_download(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None
@@ -148,3 +150,9 @@ class Scraper:
 def _says(report: Report) -> tuple[object, ...]:
     """What of a report a pass may have to act on at once; the rest waits for the next one."""
     return report.settings, report.k, report.fallback
+
+
+def _known(series: Mapping[str, deque[_Told]], pods: Sequence[Pod]) -> dict[str, tuple[_Told, ...]]:
+    """Of these pods, copied. Each is looked up once: metrics are collected in a thread, and a pod may go meanwhile."""
+    found = {pod.uid: series.get(pod.uid) for pod in pods}
+    return {uid: tuple(told) for uid, told in found.items() if told is not None}
