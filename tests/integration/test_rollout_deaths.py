@@ -138,8 +138,8 @@ def test_another_version_of_the_operator_restarts_no_engine(
     another_version(scene.operator, operator_sources, tmp_path / "c", "gemmaspec_engine/launch.py", "\n# newer\n")
     scene.kubelet.overlap = 0
     scene.operator.start()
-    scene.until(lambda: scene.status()["revision"] != before["revision"], "another revision", 30)
-    assert scene.wait_converged(90)["lastGoodRevision"] != before["revision"]
+    scene.until(lambda: scene.status()["lastGoodRevision"] != before["revision"], "another good revision", 90)
+    scene.wait_converged(90)
     assert scene.kubelet.overlap <= 2
     assert not pods & {pod["metadata"]["uid"] for pod in scene.all("pods")}
     assert [entry["reason"] for entry in scene.status()["history"]] == ["RevisionPromoted"]
