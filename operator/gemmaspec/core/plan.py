@@ -56,7 +56,7 @@ def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str], age
         k = max(live.grid(resolved))
     proved = pin_file(resolved, files)
     revision = revision_of(owner.name, resolved, k, files, proved, agent)
-    pin = pin_of(owner.name, resolved, files, proved, agent)
+    pin = pin_of(owner.name, resolved, files, agent)
     return Plan(
         owner=owner,
         revision=revision,
@@ -88,10 +88,10 @@ def revision_of(
     return digest([template, pin])[:REVISION_LENGTH]  # the pin holds every file's hash
 
 
-def pin_of(name: str, resolved: Resolved, files: Mapping[str, str], pin: str, agent: str | None = None) -> str:
+def pin_of(name: str, resolved: Resolved, files: Mapping[str, str], agent: str | None = None) -> str:
     """The revision's hash, K apart: of what it would be with one draft token a step."""
     k = 0 if resolved.method is Method.OFF else 1
-    return revision_of(name, replace(resolved, k=k), k, files, pin, agent)
+    return revision_of(name, replace(resolved, k=k), k, files, pin_file(resolved, files), agent)
 
 
 def engine_identity(resolved: Resolved) -> str:

@@ -32,7 +32,7 @@ from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
 from gemmaspec.core.learned import Restore, Save
 from gemmaspec.core.observation import Child, Observation, Pod, Sample
-from gemmaspec.core.plan import Plan, engine_identity, plan
+from gemmaspec.core.plan import Plan, engine_identity, pin_of, plan
 from gemmaspec.core.pod import by_label
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Recipes
@@ -165,7 +165,9 @@ def _plan(observation: Observation, resolved: Resolved, k: int, settings: Settin
 def _begin(observation: Observation, asked: Resolved, settings: Settings) -> Turn:
     """What the spec by itself changes about the rollout."""
     before, now = observation.resource.status, observation.now
-    pin = _plan(observation, asked, asked.k, settings).pin
+    agent = _agent(observation, asked, settings)
+    files = settings.live_files if agent else settings.files
+    pin = pin_of(observation.resource.owner.name, asked, files, agent)
     wanted = Rollout(pin, trial.attempt(pin, asked), since=now if asked.spec.replicas else None)
     known = canary.load(before)
     judged = known is not None and known.pin != pin and not known.on_trial
