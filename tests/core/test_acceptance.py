@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemmaspec.core.acceptance import MAX_GAP_SECONDS, Window, lifetime, window
+from gemmaspec.core.acceptance import MAX_GAP_SECONDS, MOST_SAMPLES, Window, comparable, lifetime, remember, window
 from gemmaspec.core.observation import Sample
 
 
@@ -140,6 +141,33 @@ def test_lifetime_takes_the_newest_counters() -> None:
     assert pooled.accepted == (760.0 + 80.0, 380.0 + 40.0)
     assert pooled.requests == 19.0 + 2.0 + 4.0, "finished, and running now"
     assert pooled.engines == 2
+
+
+def test_a_day_is_remembered_in_few_samples_and_loses_no_draft() -> None:
+    series: list[Sample] = []
+    for i in range(24 * 720):
+        drafts = float(10 * i if i < 9000 else 10 * (i - 9000))  # a restart in the middle
+        remember(series, sample(5.0 * i, drafts, (drafts / 2, drafts / 5)), lambda: 86_400.0)
+    assert len(series) < MOST_SAMPLES + 60 + 86_400 / 40
+    assert [one.time for one in series[-MOST_SAMPLES:]] == [5.0 * i for i in range(24 * 720 - MOST_SAMPLES, 24 * 720)]
+    whole = window(2, [series], 0.0)
+    assert whole.drafts == 10.0 * (24 * 720 - 2)
+    assert whole.span == pytest.approx(86_400, abs=10)
+    short: list[Sample] = []
+    for one in series:
+        remember(short, one, lambda: 120.0)
+    assert len(short) < MOST_SAMPLES + 60
+
+
+def test_what_is_remembered_keeps_gaps_and_restarts() -> None:
+    series: list[Sample] = []
+    for i in range(1500):
+        drafts = float(i % 100)  # restarts, and every third scrape of some minutes is lost
+        if i // 12 % 3 or i % 3:
+            remember(series, sample(5.0 * i, drafts, (drafts, drafts)), lambda: 1e6)
+    told = [(after.time, after.drafts) for before, after in pairwise(series) if after.drafts < before.drafts]
+    assert len(told) == 14
+    assert all(comparable(before, after) or after.drafts < before.drafts for before, after in pairwise(series))
 
 
 def test_lifetime_leaves_out_half_a_scrape() -> None:

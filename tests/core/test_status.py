@@ -334,6 +334,31 @@ def test_steady_traffic_writes_no_status(noise_seed: int) -> None:
     assert len(observation.resource.status["acceptance"]["perPosition"]) == 4
 
 
+def test_traffic_that_comes_and_goes_writes_seldom() -> None:
+    """Two minutes of traffic, two of nearly none, for two hours: no write a minute, though the speed swings tenfold."""
+    rng, engine = np.random.default_rng(1), FakeEngine(4, "p1", NOW)
+    writes, samples, observation = 0, [], STATES["serving"]
+    for i in range(480):
+        streams = 4 if i // 8 % 2 else 1
+        kind = Traffic((0.95, 0.97, 0.94, 0.94), streams=streams, drafts=150)
+        engine.serve(15.0, kind, 40.0 if streams == 4 else 100.0, rng)
+        samples.append(engine.sample(NOW + 15.0 * i))
+        observation = replace(observation, now=NOW + 15.0 * i, samples={"p1": samples[-360:]})
+        decision, status = decide(observation)
+        writes += i > 40 and status != observation.resource.status
+        observation = after(observation, decision)
+    assert writes <= 3
+
+
+def test_a_window_of_two_scrapes_has_a_speed() -> None:
+    spec = {**SPEC, "speculative": {"control": {"windowSeconds": 5}}}
+    first = fixpoint(replace(STATES["serving"], resource=replace(STATES["serving"].resource, spec=spec)))
+    samples = traffic(60, 0.0, 0)
+    late = [replace(one, time=one.time - 0.02 * (i % 2)) for i, one in enumerate(samples)]  # 4.98 s between two
+    _, status = decide(replace(first, now=NOW + 56.0, samples={"p1": late}))
+    assert status["throughput"]["tokensPerSecond"] > 0
+
+
 def test_figures_follow_a_real_change() -> None:
     samples = traffic(300, 0.0, 0)
     observation = replace(fixpoint(STATES["serving"]), now=NOW + 295, samples={"p1": samples})

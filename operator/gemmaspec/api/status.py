@@ -75,7 +75,7 @@ class AcceptanceStatus(Model):
 
 
 class ThroughputStatus(Model):
-    """Generation speed over the last window; rounded, renewed at most once a minute."""
+    """Generation speed, a mean over up to ten windows; rounded, renewed at most once a minute."""
 
     tokens_per_second: float | None = Field(None, description="Generated tokens per second, all replicas together.")
     step_milliseconds: float | None = Field(None, description="Mean time between two outputs of a request.")

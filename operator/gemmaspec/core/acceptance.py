@@ -7,7 +7,7 @@ which a counter fell, or that is too far apart, is left out: missing data is not
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import ge, sub
@@ -16,6 +16,10 @@ from gemmaspec.core.observation import Sample
 
 # Two scrapes further apart than this many seconds have lost touch: what happened between them is not judged.
 MAX_GAP_SECONDS = 60.0
+# The newest samples of an engine stay as they are: at a scrape each 5 s this is half an hour.
+MOST_SAMPLES = 360
+# Older ones are thinned, to pairs that still tell.
+SPARSE_SECONDS = 45.0
 _COUNTERS = (
     "drafts",
     "draft_tokens",
@@ -142,6 +146,25 @@ def lifetime(k: int, samples: Mapping[str, Sequence[Sample]]) -> Window:
         requests=sum(sample.requests_finished + sample.running for sample in newest),
         engines=len(newest),
     )
+
+
+def remember(series: list[Sample], sample: Sample, seconds: Callable[[], float]) -> None:
+    """Append a sample; of those before the newest ``MOST_SAMPLES``, keep what windows of ``seconds`` need.
+
+    That is one every ``SPARSE_SECONDS``, and both sides of every gap and of every counter that fell. Done now and
+    then, so that a scrape costs no pass over them all.
+    """
+    series.append(sample)
+    if len(series) % 60 or len(series) <= MOST_SAMPLES:
+        return
+    old, kept, oldest = series[:-MOST_SAMPLES], list[Sample](), sample.time - seconds()
+    for one, after in zip(old, series[1:], strict=False):
+        if one.time < oldest:
+            continue
+        near = bool(kept) and after.time - kept[-1].time <= SPARSE_SECONDS
+        if not near or not comparable(kept[-1], one) or not comparable(one, after):
+            kept.append(one)
+    series[:-MOST_SAMPLES] = kept
 
 
 def _after(samples: Sequence[Sample], since: float) -> Sequence[Sample]:

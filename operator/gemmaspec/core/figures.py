@@ -6,7 +6,7 @@ visibly, at most once a minute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemmaspec.api.status import AcceptanceStatus, ThroughputStatus
@@ -21,6 +21,8 @@ THROUGHPUT_BAND = 0.5
 MATURER = 4.0
 # Fewer drafts than this say nothing that two digits could hold.
 LEAST_DRAFTS = 100
+# A speed over less time is that of a few steps. Half the shortest window: what is between two scrapes must do there.
+LEAST_SECONDS = 2.5
 
 
 def acceptance(previous: Mapping[str, Any] | None, recent: Window, now: float, decided: bool) -> Any:
@@ -43,14 +45,20 @@ def acceptance(previous: Mapping[str, Any] | None, recent: Window, now: float, d
     return fresh.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def throughput(previous: Mapping[str, Any] | None, recent: Window, now: float, decided: bool) -> Any:
-    """The speed figures to publish: new ones where they are due, else the ``previous``."""
+def throughput(previous: Mapping[str, Any] | None, longer: Callable[[], Window], now: float, decided: bool) -> Any:
+    """The speed figures to publish: new ones where they are due, else the ``previous``.
+
+    longer: several windows, since traffic comes and goes within one, and the status is not written for that.
+    """
+    if previous and not decided and not _due(previous, now):
+        return previous
+    recent = longer()
     speed = recent.tokens_per_second
-    if speed is None or recent.generation_tokens < LEAST_DRAFTS or recent.span < 5:
+    if speed is None or recent.generation_tokens < LEAST_DRAFTS or recent.span < LEAST_SECONDS:
         return previous
     if previous and not decided:
         known = previous.get("tokensPerSecond", 0.0)
-        if abs(known - speed) <= THROUGHPUT_BAND * max(known, 1.0) or not _due(previous, now):
+        if abs(known - speed) <= THROUGHPUT_BAND * max(known, 1.0):
             return previous
     milliseconds = recent.step_milliseconds
     fresh = ThroughputStatus(

@@ -283,11 +283,14 @@ def _watch(
 ) -> tuple[Change, Evidence]:
     pods = [pod for pod in observation.pods if pod.live and pod.ready]
     reports = [observation.agents.get(pod.uid, ()) for pod in pods]
-    since = observation.now - resolved.control.window_seconds
-    seen = window(max(live.grid(resolved)), [observation.samples.get(pod.uid, ()) for pod in pods], since)
-    recent = live.unbiased(seen, reports)
-    ever = live.lifetime(reports)
-    evidence = Evidence(recent, recent, lambda: recent, lambda _: recent, ever, settled=bool(pods))
+    series, seconds = [observation.samples.get(pod.uid, ()) for pod in pods], resolved.control.window_seconds
+
+    def since(moment: float) -> Window:
+        return window(max(live.grid(resolved)), series, moment)
+
+    recent = live.unbiased(since(observation.now - seconds), reports)
+    longer, ever = observation.now - LONGER * seconds, live.lifetime(reports)
+    evidence = Evidence(recent, recent, lambda: since(longer), since, ever, settled=bool(pods))
     running = live.running_k(reports)
     return control.watch(resolved.control, state, engine, resolved.k, evidence, running, observation.now), evidence
 
@@ -346,6 +349,7 @@ def _facts(
         revision=planned.revision,
         change=change,
         recent=evidence.recent,
+        longer=evidence.longer,
         health=health(
             current,
             wanted,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,15 @@ class Verdict:
 class Facts:
     """What a pass found out about a resource that can be made so.
 
-    boxes: engines that ``revision`` shall have. serving: ready engines of it and of the one that it is compared with.
+    recent, longer: a window, and several of them. boxes: engines that ``revision`` shall have. serving: ready
+    engines of it and of the one that it is compared with.
     """
 
     resolved: Resolved
     revision: str
     change: Change
     recent: Window
+    longer: Callable[[], Window]
     health: Health
     complete: bool
     pods: Sequence[Pod]
@@ -130,7 +132,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
     body |= canary.fields(facts.rollout)
     body["conditions"] = conditions(observation, verdicts)
     body["acceptance"] = figures.acceptance(previous.get("acceptance"), facts.recent, observation.now, decided)
-    body["throughput"] = figures.throughput(previous.get("throughput"), facts.recent, observation.now, decided)
+    body["throughput"] = figures.throughput(previous.get("throughput"), facts.longer, observation.now, decided)
     return {key: value for key, value in body.items() if value is not None}
 
 

@@ -65,7 +65,7 @@ def measured(observation: Observation, asked: Resolved) -> dict[str, Any]:
     seen = window(state.effective, [observation.samples.get(pod.uid, ()) for pod in pods], since)
     found = {
         "acceptance": figures.acceptance(None, seen, observation.now, decided=True),
-        "throughput": figures.throughput(None, seen, observation.now, decided=True),
+        "throughput": figures.throughput(None, lambda: seen, observation.now, decided=True),
     }
     return {key: value for key, value in found.items() if value is not None}
 

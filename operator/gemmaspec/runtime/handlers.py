@@ -63,7 +63,9 @@ class Operator:
         self.cache = Cache(resources, children, pods)
         self._cluster = await Cluster.connect()
         await self._wait_for_definition(self._cluster)
-        scraper = Scraper(self._engines, self.cache, self.queue.wake, self._options.scrape_seconds, self._token)
+        scraper = Scraper(
+            self._engines, self.cache, self.queue.wake, self._options.scrape_seconds, self._token, self._window
+        )
         settings = Settings(
             load(),
             engine_files(),
@@ -113,6 +115,13 @@ class Operator:
         assert self.cache is not None
         resource = self.cache.resource(*key)
         return token(self._options.key, resource.owner.uid) if resource and self._options.key else ""
+
+    def _window(self, key: Key) -> float:
+        """How far back evidence is taken from, where the spec itself says so; seconds."""
+        assert self.cache is not None
+        resource = self.cache.resource(*key)
+        speculative = (resource.spec.get("speculative") or {}) if resource else {}
+        return float((speculative.get("control") or {}).get("windowSeconds") or 0)
 
 
 def registry(operator: Operator) -> kopf.OperatorRegistry:

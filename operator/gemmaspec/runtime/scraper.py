@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from gemmaspec.adapters.engine import Engines, ScrapeError
+from gemmaspec.core.acceptance import remember
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.observation import Pod, Sample
@@ -20,8 +21,6 @@ from gemmaspec.runtime.queue import Key
 log = logging.getLogger("gemmaspec.scraper")
 _Told = TypeVar("_Told", Sample, Report)
 
-# Samples kept of one engine: at a scrape each 5 s this is half an hour.
-MOST_SAMPLES = 360
 AT_ONCE = 64
 # Reports of agents are kept this long: the published K is what most steps of this time verified.
 REPORT_SECONDS = 60.0
@@ -37,15 +36,17 @@ class Scraper:
         wake: Callable[[Key], None],
         seconds: float,
         token_of: Callable[[Key], str] = lambda _: "",
+        window_of: Callable[[Key], float] = lambda _: 0.0,
     ) -> None:
         self._engines = engines
         self._cache = cache
         self._wake = wake
         self._seconds = seconds
-        self._series: dict[str, deque[Sample]] = {}
+        self._series: dict[str, list[Sample]] = {}
         self._downloads: dict[str, float] = {}
         self._reports: dict[str, deque[Report]] = {}
         self._token_of = token_of
+        self._window_of = window_of
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
@@ -140,9 +141,9 @@ class Scraper:
                 metrics.SCRAPE_ERRORS.inc()
                 log.debug("%s/%s: %s was not scraped: %s", *key, pod.name, error)
                 return
-        series = self._series.setdefault(pod.uid, deque(maxlen=MOST_SAMPLES))
+        series = self._series.setdefault(pod.uid, [])
         idle = bool(series) and series[-1].generation_tokens == sample.generation_tokens
-        series.append(sample)
+        remember(series, sample, lambda: self._window_of(key))
         if not idle:
             self._wake(key)
 
@@ -152,7 +153,7 @@ def _says(report: Report) -> tuple[object, ...]:
     return report.settings, report.k, report.fallback
 
 
-def _known(series: Mapping[str, deque[_Told]], pods: Sequence[Pod]) -> dict[str, tuple[_Told, ...]]:
+def _known(series: Mapping[str, Sequence[_Told]], pods: Sequence[Pod]) -> dict[str, tuple[_Told, ...]]:
     """Of these pods, copied. Each is looked up once: metrics are collected in a thread, and a pod may go meanwhile."""
     found = {pod.uid: series.get(pod.uid) for pod in pods}
     return {uid: tuple(told) for uid, told in found.items() if told is not None}
