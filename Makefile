@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast campaign lint generate klab matrix faults fuzz scale clean
+.PHONY: help demo test test-fast campaign lint generate stepcost klab matrix faults fuzz scale clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ lint: $(VENV)/ready ## Style, types, import walls, and whether what is generated
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo || $(BIN)/lint-imports
 	$(BIN)/python manifests/assemble.py --check
+
+stepcost: $(VENV)/ready ## What the agent adds to a step of vLLM's scheduler: in one run, with ratios
+	$(BIN)/python -m bench.stepcost $(ARGS)
 
 klab: $(VENV)/ready ## The K policies in the lab; rewrites the table in docs/policy.md
 	$(BIN)/python -m bench.klab $(ARGS)

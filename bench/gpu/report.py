@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -64,6 +63,27 @@ def sweep_table(rows: list[Row]) -> list[str]:
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return lines
+
+
+def order_table(rows: list[Row]) -> list[str]:
+    """Step time of each K as the first on fresh streams, and on the same streams some seconds later."""
+    if not rows:
+        return []
+    lines = ["### The same K on fresh streams and later on the same streams", ""]
+    lines += ["| station | streams | K | first: step ms | later: step ms | later / first | tokens a step, one window |"]
+    lines += ["|" + "---|" * 7]
+    for (station, streams), own in grouped((row for row in rows if row["k"] >= 0), "station", "streams").items():
+        first: dict[int, list[Row]] = defaultdict(list)
+        later: dict[int, list[Row]] = defaultdict(list)
+        for turn in grouped(own, "repeat").values():
+            for place, row in enumerate(turn):
+                (later if place else first)[row["k"]].append(row)
+        for k in sorted(first):
+            fresh, aged = (statistics.fmean(row["step_ms"] for row in cells[k]) for cells in (first, later))
+            drawn = [row["tok_s"] * row["mean_ms"] / 1000 / streams for row in first[k] + later[k]]
+            cells = [station, str(streams), str(k), f"{fresh:.2f}", f"{aged:.2f}", f"{aged / fresh:.2f}"]
+            lines.append("| " + " | ".join([*cells, f"{min(drawn):.2f} to {max(drawn):.2f}"]) + " |")
+    return [*lines, ""]
 
 
 def compare_table(rows: list[Row]) -> list[str]:
@@ -168,14 +188,16 @@ def main() -> None:
     parser.add_argument("--machine", default="", help="what it ran on")
     parser.add_argument("--name", default="gpu", help="of the files written")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for file in arguments.results for line in file.read_text().splitlines() if line.strip()]
+    raw = b"".join(file.read_bytes() for file in arguments.results)
+    rows = [json.loads(line) for line in raw.splitlines() if line.strip()]
     by_kind = {
         kind: [row for row in rows if row["kind"] == kind]
         for kind in ("sweep", "compare", "costs", "phases", "error", "status")
     }
     OUT.mkdir(exist_ok=True)
     lines = ["# Live K on a GPU", "", f"{arguments.machine} `bench/gpu/README.md` says how. ± is a 95 % interval.", ""]
-    lines += sweep_table(by_kind["sweep"]) + compare_table(by_kind["compare"])
+    lines += sweep_table(by_kind["sweep"]) + order_table(by_kind["sweep"])
+    lines += compare_table(by_kind["compare"]) if by_kind["compare"] else []
     lines += cost_table(by_kind["costs"]) + phase_table(by_kind["phases"])
     for row in by_kind["status"]:
         facts = {name: row[name] for name in ("overhead", "exceptions")} | {"graphs": row["engine"]["graphs"]}
@@ -183,10 +205,7 @@ def main() -> None:
     lines += [f"- error in {row['station']}: {row['error'].splitlines()[0]}" for row in by_kind["error"]]
     (OUT / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
     plot(by_kind["sweep"], OUT / f"{arguments.name}-sweep.svg")
-    with (OUT / f"{arguments.name}.jsonl").open("wb") as raw:
-        for file in arguments.results:
-            with file.open("rb") as source:
-                shutil.copyfileobj(source, raw)
+    (OUT / f"{arguments.name}.jsonl").write_bytes(raw)
 
 
 if __name__ == "__main__":

@@ -27,53 +27,52 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), T[min(len(values) - 2, len(T) - 1)] * statistics.stdev(values) / len(values) ** 0.5
 
 
-def rates(rows: list[Row]) -> dict[tuple[str, str], list[float]]:
-    """(policy, phase) → tokens per second of each round."""
+def rates(rows: list[Row], unit: str) -> dict[tuple[str, str], list[float]]:
+    """(policy, phase) → the figure of each turn."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        found.setdefault((row["policy"], row["phase"]), []).append(row["tok_s"])
+        found.setdefault((row["policy"], row["phase"]), []).append(row[unit])
     return found
 
 
-def shares(rows: list[Row]) -> dict[str, list[float]]:
-    """Per round: adaptive over the best static K of each phase, and over the best single K of both phases.
+def shares(rows: list[Row], unit: str = "tok_s") -> dict[str, list[float]]:
+    """Per turn: adaptive over the best static K of each phase, and over the best single K of both phases.
 
-    Which K is the best is taken from all rounds: a maximum of single noisy rounds would flatter the static side.
+    Which K is the best is taken from all turns: a maximum of single noisy ones would flatter the static side.
     """
-    found = rates(rows)
+    found = rates(rows, unit)
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     static = sorted({policy for policy, _ in found} - {"adaptive"})
-    rounds = range(max(row["round"] for row in rows) + 1)
     result: dict[str, list[float]] = {}
     for phase in phases:
         best = max(static, key=lambda k: statistics.fmean(found[k, phase]))
-        result[f"{phase}: of {best}"] = [found["adaptive", phase][i] / found[best, phase][i] for i in rounds]
+        pairs = zip(found["adaptive", phase], found[best, phase], strict=True)
+        result[f"{phase}: of {best}"] = [mine / other for mine, other in pairs]
+    turns = range(min(len(values) for values in found.values()))
 
     def whole(policy: str, i: int) -> float:
         return statistics.fmean(found[policy, phase][i] for phase in phases)
 
-    best = max(static, key=lambda k: statistics.fmean(whole(k, i) for i in rounds))
-    result["of the best static K"] = [whole("adaptive", i) / whole(best, i) for i in rounds]
+    best = max(static, key=lambda k: statistics.fmean(whole(k, i) for i in turns))
+    result[f"whole run: of {best}"] = [whole("adaptive", i) / whole(best, i) for i in turns]
     return result
 
 
-def write(rows: list[Row], machine: Row, seconds: float, status: Row) -> None:
+def write(rows: list[Row], machine: Row, rounds: int, seconds: float, status: Row) -> None:
     """livek.json, livek.svg and livek.md."""
-    count = max(row["round"] for row in rows) + 1
     OUT.mkdir(exist_ok=True)
     kept = {name: status[name] for name in ("overhead", "exceptions", "steps")}
     raw = {"machine": machine, "secondsPerPhase": seconds, "rows": rows, "status": kept}
     (OUT / "livek.json").write_text(json.dumps(raw, indent=1) + "\n")
-    found = rates(rows)
+    found = rates(rows, "tok_s")
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     policies = sorted({policy for policy, _ in found}, key=lambda name: (name == "adaptive", name))
     lines = ["# Adaptive K against every static K, real engine on a CPU", ""]
     lines += [
-        f"`python -m bench.livek --rounds {count} --seconds {seconds:g}`: tiny pair, vLLM 0.32 (CPU, V1, synchronous),",
-        f"4 streams, {seconds:g} s a phase,",
-    ]
-    lines += [
-        f"policies in turn on one engine; machine: `{json.dumps(machine)}`. ± is a 95 % interval over rounds.",
+        f"`python -m bench.livek --rounds {rounds} --seconds {seconds:g}`: tiny pair, vLLM 0.32 on a CPU (V1,",
+        f"synchronous), 4 streams, {seconds:g} s of each policy in a phase, in turns of 5 s on one engine under one",
+        "stream of traffic;",
+        f"machine: `{json.dumps(machine)}`. ± is a 95 % interval over turns.",
         "",
     ]
     lines += [
@@ -83,15 +82,21 @@ def write(rows: list[Row], machine: Row, seconds: float, status: Row) -> None:
     for policy in policies:
         cells = ["{:.1f} ± {:.1f}".format(*interval(found[policy, phase])) for phase in phases]
         lines.append(f"| {policy} | " + " | ".join(cells) + " |")
-    lines += ["", "| adaptive | share |", "|---|---|"]
-    lines += [f"| {name} | {100 * m:.1f} ± {100 * h:.1f} % |" for name, (m, h) in _shares(rows).items()]
+    lines += [
+        "",
+        "| adaptive, turn by turn | tok/s | tokens per second of the engine's processor time |",
+        "|---|---|---|",
+    ]
+    by_unit = [
+        {name: interval(values) for name, values in shares(rows, unit).items()} for unit in ("tok_s", "tok_cpu_s")
+    ]
+    for (name, clock), (other, cpu) in zip(*(unit.items() for unit in by_unit), strict=True):
+        both = name if name == other else f"{name} (processor time: {other})"
+        cells = [f"{100 * mean:.1f} ± {100 * half:.1f} %" for mean, half in (clock, cpu)]
+        lines.append(f"| {both} | " + " | ".join(cells) + " |")
     lines += ["", "![tokens per second](livek.svg)"]
     (OUT / "livek.md").write_text("\n".join(lines) + "\n")
     _plot(found, policies, phases)
-
-
-def _shares(rows: list[Row]) -> dict[str, tuple[float, float]]:
-    return {name: interval(values) for name, values in shares(rows).items()}
 
 
 def _plot(found: dict[tuple[str, str], list[float]], policies: list[str], phases: list[str]) -> None:

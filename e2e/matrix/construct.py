@@ -22,25 +22,26 @@ def fitting(callee: Callable[..., Any], **offered: Any) -> Any:
     return callee(**{name: value for name, value in offered.items() if name in taken})
 
 
-def configuration(pair: Path) -> Any:
-    """Of the tiny pair with a K schedule, through vLLM's own argument classes."""
+def configuration(pair: Path, sequences: int = SEQUENCES, live: bool = True) -> Any:
+    """Of the tiny pair, through vLLM's own argument classes: with a K schedule and our scheduler, or plain."""
     from vllm.engine.arg_utils import EngineArgs
 
     speculative = {
         "method": "mtp",
         "model": str(pair / "assistant"),
         "num_speculative_tokens": max(GRID),
-        "num_speculative_tokens_per_batch_size": schedule_for(GRID, SEQUENCES),
     }
+    if live:
+        speculative["num_speculative_tokens_per_batch_size"] = schedule_for(GRID, sequences)
     arguments = EngineArgs(
         model=str(pair / "target"),
         dtype="float32",
         max_model_len=LENGTH,
-        max_num_seqs=SEQUENCES,
+        max_num_seqs=sequences,
         max_num_batched_tokens=CHUNK,
         enforce_eager=True,
         speculative_config=speculative,
-        scheduler_cls="gemmaspec_engine.agent.scheduler.LiveScheduler",
+        **({"scheduler_cls": "gemmaspec_engine.agent.scheduler.LiveScheduler"} if live else {}),
     )
     return arguments.create_engine_config()
 

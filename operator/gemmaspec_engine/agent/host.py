@@ -100,17 +100,16 @@ class Agent:
         """Before a step goes out: writes its K into ``output``."""
         cpu, wall = thread_time_ns(), perf_counter_ns()
         try:
-            counts = output.num_scheduled_tokens
+            self._counts = counts = output.num_scheduled_tokens
             if len(self._ended) > 1:
                 self._learn()  # nobody called `computing`
+            k = output.num_spec_tokens_to_schedule
             if counts:
                 if self._moves:
-                    controller = self.controller
-                    output.num_spec_tokens_to_schedule = controller.choose(len(counts), counts)
+                    output.num_spec_tokens_to_schedule = k = self.controller.choose(len(counts), counts)
                 if self.tell is not None:
-                    self.tell(output.num_spec_tokens_to_schedule)
-            self._steps.scheduled(output, requests, output.num_spec_tokens_to_schedule)
-            self._counts = counts
+                    self.tell(k)
+            self._steps.scheduled(output, requests, k)
         except Exception as error:  # noqa: BLE001  whatever it is, the engine goes on
             self.failed("scheduled", error)
             if self._moves:
@@ -149,8 +148,6 @@ class Agent:
             if not running:
                 self._steps.idle()
                 self._learn()  # nothing waits, and the next step may be far off
-            self.overhead.add(self._cpu, self._wall, self._cpu_beside, self._wall_beside)
-            self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
         except Exception as error:  # noqa: BLE001
             self.failed("updated", error)
 
@@ -159,12 +156,16 @@ class Agent:
         try:
             if not unfinished:
                 self._woken = perf_counter()
+            self._steps.arrivals += 1
             self.progress.arrived(unfinished)
         except Exception as error:  # noqa: BLE001
             self.failed("arrived", error)
 
     def _learn(self) -> None:
-        """Takes in all steps that have ended."""
+        """Takes in all steps that have ended, and what they cost us."""
+        if self._ended:
+            self.overhead.add(self._cpu, self._wall, self._cpu_beside, self._wall_beside)
+            self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
         waiting = self._ended
         while waiting:
             ended = waiting.popleft()

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["Result", "Steps"]
 
 _IN_FLIGHT_MOST = 64
 """Steps that may be under way: vLLM has two (async scheduling), or as many as pipeline stages."""
+
+
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Ended:
@@ -24,6 +27,7 @@ class Ended:
         "batch",
         "begun",
         "continuous",
+        "departed",
         "drafts",
         "gone",
         "lengths",
@@ -49,11 +53,14 @@ class Ended:
         """Every request decodes, and carries as many drafts as the step verifies."""
         self.prefills: tuple[tuple[str, int], ...] | list[tuple[str, int]] = ()
         self.result: Any = None
-        self.lengths: list[int] = []
+        self.lengths: Sequence[int] = ()
         """Tokens that each request sampled, in the order of the result."""
-        self.gone: frozenset[str] = frozenset()
-        """Requests that ended from outside while the step was under way."""
-        self.seconds = self.step_ms = math.nan
+        self.gone: frozenset[str] = _NOBODY
+        """Requests that ended while the step was under way."""
+        self.departed: int
+        """Requests that had ended when it was scheduled."""
+        self.seconds: float
+        self.step_ms = math.nan
 
 
 class Result:
@@ -94,6 +101,8 @@ class Steps:
         self._last_update = math.nan
         self._continuous = False
         self._decoding: Mapping[str, int] = {}
+        self.arrivals = 0
+        """Requests that the scheduler was given; with those that it knows now, this tells whether one ended."""
         self._in_flight: deque[Ended] = deque(maxlen=_IN_FLIGHT_MOST)
 
     def scheduled(self, output: Any, requests: Mapping[str, Any], drafts: int) -> None:
@@ -108,12 +117,15 @@ class Steps:
             return
         k = self._last_k
         step = Ended(output, k, drafts, self._continuous or bool(self._in_flight), self._clock())
+        step.departed = self.arrivals - len(requests)
         self._last_k = drafts
         self._in_flight.append(step)
         if step.tokens == step.batch * (k + 1):
             # With k = 0 the last token of a prompt looks like a decode: not where the same requests decoded before.
-            carriers = self._decoding.keys() if k == 0 else output.scheduled_spec_decode_tokens.keys()
-            step.uniform = counts.keys() == carriers
+            if k:
+                step.uniform = len(output.scheduled_spec_decode_tokens) == step.batch
+            else:
+                step.uniform = counts.keys() == self._decoding.keys()
         if not step.uniform:
             step.prefills = self._prefills(output, requests)
         self._decoding = {} if step.prefills else counts
@@ -149,8 +161,8 @@ class Steps:
         if sampled is not None and len(sampled):
             step.result = result
             step.lengths = list(map(len, sampled))
-            counts = output.num_scheduled_tokens
-            if self._lingering or not counts.keys() <= requests.keys():
+            if self._lingering or self.arrivals - len(requests) != step.departed:
+                counts = output.num_scheduled_tokens
                 step.gone = frozenset(
                     name
                     for name in counts
