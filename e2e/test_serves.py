@@ -6,11 +6,12 @@ import threading
 from datetime import datetime
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
 from demo.resource import condition
-from stories import Site, Tiny
+from stories import API_KEY, Site, Tiny
 from testbed.deadline import wait_for
 from tinypair.languages import prompt
 
@@ -62,6 +63,16 @@ def test_a_request_without_the_api_key_is_refused(tiny: Tiny, key: str) -> None:
 def test_a_request_with_the_api_key_is_answered(tiny: Tiny) -> None:
     tiny.settle()
     assert [model.id for model in tiny.client().models.list()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/tokenize", 401), ("/version", 401), ("/health", 200), ("/metrics", 200)]
+)
+def test_routes_beside_v1_need_the_api_key_too(tiny: Tiny, path: str, status: int) -> None:
+    tiny.settle()
+    assert httpx.get(f"{tiny.base_url}{path}", timeout=30).status_code == status
+    authorized = httpx.get(f"{tiny.base_url}{path}", headers={"Authorization": f"Bearer {API_KEY}"}, timeout=30)
+    assert authorized.status_code in (200, 405)
 
 
 def test_kubectl_get_shows_target_and_k(tiny: Tiny) -> None:

@@ -15,6 +15,8 @@ from gemmaspec.core import verification
 from gemmaspec.core.resolve import Resolved
 
 SHUTDOWN_TIMEOUT_SINCE = (0, 18)
+# vLLM's key guards /v1 only (gemmaspec_engine.guard).
+GUARD = "gemmaspec_engine.guard.Guard"
 # n-gram and suffix drafting look this many tokens back unless told otherwise (vLLM's own default for ngram
 # is an error: the key must be given).
 NGRAM_LOOKUP_MAX = 4
@@ -40,6 +42,8 @@ def engine_arguments(resolved: Resolved, k: int, live: bool = False) -> list[str
         arguments += ["--shutdown-timeout", str(spec.rollout.drain_seconds)]
     if live:
         arguments += live_k.arguments(resolved)
+    if spec.service.api_key_secret_ref:
+        arguments += ["--middleware", GUARD]
     return arguments + list(spec.engine.extra_args or [])
 
 
