@@ -94,6 +94,17 @@ def test_a_broken_drafter_is_off_within_200_drafts(rate: float, life: int) -> No
     assert late == 0
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.02])
+def test_a_broken_drafter_is_off_however_little_drafts_cost(rate: float) -> None:
+    """Where a draft costs nothing, a rate of .02 even pays; a drafter that never worked is turned off all the same."""
+    free = tuple(20 + 0.001 * k for k in range(9))
+    for seed in range(6):
+        policy, traffic = make("adaptive", k_max=8), Traffic([rate] * 8, free, life=50, seed=seed)
+        while traffic.drafts < 200 and len(traffic.chosen) < 3000:
+            traffic.run(policy, 1)
+        assert statistics.mean(k > 0 for k in traffic.run(policy, 500)) < 0.02
+
+
 def test_the_verdict_on_a_broken_drafter_is_final_and_says_why() -> None:
     policy = make("adaptive", k_max=8)
     Traffic([0.0] * 8, H100_26B, life=20).run(policy, 4000)

@@ -105,6 +105,17 @@ def test_k_changes_stay_within_the_stated_rate(told: list[Any], repeat: int) -> 
         assert changes <= Adaptive.BURST + Adaptive.REFILL * len(window)
 
 
+@settings(max_examples=30, deadline=None)
+@given(told=steps(), repeat=st.integers(1, 12), hold=st.integers(1, 64))
+def test_rollback_changes_k_within_its_stated_rate(told: list[Any], repeat: int, hold: int) -> None:
+    """Two changes in eight steps while it proves, three in sixteen else, and those that begin and end a proof."""
+    chosen = drive(make("rollback", k_max=8, hold=hold), told * repeat)
+    for start in range(0, len(chosen), 20):
+        window = chosen[start:]
+        changes = sum(1 for a, b in itertools.pairwise(window) if a != b)
+        assert changes <= 8 + len(window) / 4
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_state_is_refused_and_leaves_no_trace(name: str) -> None:
     policy = make(name, k_max=4)

@@ -49,12 +49,13 @@ def test_waits_longer_after_each_failed_proof() -> None:
     assert sum(k > 0 for k in late) < 0.05 * len(late)
 
 
+@pytest.mark.parametrize("step_ms", [GB10_26B, tuple(20 + 0.001 * k for k in range(9))], ids=["GB10", "free"])
 @pytest.mark.parametrize("rate", [0.0, 0.002, 0.01, 0.02])
-def test_a_broken_drafter_is_off_within_200_drafts(rate: float) -> None:
+def test_a_broken_drafter_is_off_within_200_drafts(rate: float, step_ms: tuple[float, ...]) -> None:
     for seed in range(5):
         policy = make("rollback", k_max=8, k=4)
-        traffic = Traffic([rate] * 8, GB10_26B, life=40, seed=seed)
-        traffic.run(policy, 6000)
+        traffic = Traffic([rate] * 8, step_ms, life=40, seed=seed)
+        traffic.run(policy, 3000)
         assert traffic.drafts <= 200
         assert set(traffic.chosen[-1000:]) == {0}
         assert policy.verdict != "healthy"  # type: ignore[attr-defined]

@@ -325,7 +325,8 @@ def _raise(case: _Case) -> Change | None:
         return _on_trial(case, "TrialAfterHold", f"{rise}; trying the desired K again on the traffic of now")
     if proof.decided:
         return _on_trial(case, "RecoveryProved", f"{rise}, then recovery was proved: {proof.words}")
-    late = case.now - state.hold_until >= case.settings.hold_seconds
+    waited = case.now - state.hold_until >= case.settings.hold_seconds
+    late = waited and seen.drafts >= case.settings.min_drafts
     return _back_off(case, proof.words) if proof.decided is False or late else None
 
 
@@ -346,7 +347,7 @@ def _back_off(case: _Case, why: str) -> Change:
 def _try(case: _Case) -> Change | None:
     """The desired K on trial: everything that its pods drafted decides whether it stays."""
     state, ever, before = case.state, case.evidence.ever, case.state.trial_from or 0
-    if not case.evidence.settled or not case.dwelt:
+    if not case.evidence.settled or not case.dwelt or not ever.drafts:
         return None
     known = case.estimate(ever)
     proof = prove(known, ever, before, state.effective)
@@ -356,8 +357,8 @@ def _try(case: _Case) -> Change | None:
         if likely > 0 and case.pays(likely):
             message = f"K {state.effective}→{chosen}: the trial failed ({proof.words}); held for {hold} s"
             return Change(_held(case, chosen, hold, message), "RecoveryNotProved", message)
-    late = state.changed_at is not None and case.now - state.changed_at >= case.settings.hold_seconds
-    if proof.decided or late:
+    waited = state.changed_at is not None and case.now - state.changed_at >= case.settings.hold_seconds
+    if proof.decided or (waited and ever.drafts >= case.settings.min_drafts):
         word = "recovery is proved" if proof.decided else "the trial ends without a proof against it"
         message = f"K stays {state.effective}: {word} ({proof.words})"
         passed = replace(state, trial_from=None, hold_seconds=None, reason="")
