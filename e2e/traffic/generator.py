@@ -32,6 +32,8 @@ class Traffic:
     code_share: how many of the requests are code (1: all, 0: only prose); may be set at any moment and holds
     for requests that start from then on. Failures are recorded and retried with a growing pause: an engine
     that restarts costs calls, not the run. With one seed the requests are the same ones in the same order.
+    pooled: connections are kept, as clients do; a Service spreads connections and not requests, so that an engine
+    which comes later sees nothing of them. Without, each request may go to another engine.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Traffic:
         prompt_chars: int = 160,
         call_seconds: float = 60.0,
         seed: int = 0,
+        pooled: bool = True,
     ) -> None:
         self.base_url = base_url
         self.code_share = code_share
@@ -57,6 +60,7 @@ class Traffic:
         self._max_tokens = max_tokens
         self._prompt_chars = prompt_chars
         self._call_seconds = call_seconds
+        self._pooled = pooled
         self._numbers = itertools.count(seed * 1_000_000)
         self._code_owed = 0.0
         self._stopping = threading.Event()
@@ -86,8 +90,14 @@ class Traffic:
 
     async def run(self, seconds: float | None = None) -> None:
         """Sends requests for `seconds`, or until stopped, and returns when the last one has been answered."""
+        client = AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._api_key,
+            max_retries=0,
+            timeout=self._call_seconds,
+            default_headers={} if self._pooled else {"Connection": "close"},
+        )
         end = None if seconds is None else time.monotonic() + seconds
-        client = AsyncOpenAI(base_url=self.base_url, api_key=self._api_key, max_retries=0, timeout=self._call_seconds)
         async with client, asyncio.TaskGroup() as streams:
             for _ in range(self.streams):
                 streams.create_task(self._stream(client, end))
