@@ -46,6 +46,8 @@ class Adaptive(Policy):
     PROBE, STEADY = 6.0, 300.0
     PROBE_FIRST, PROBE_MIN, PROBE_MAX = 16.0, 8.0, 512.0
     PROBE_UNPROVED = 12.0
+    PROBE_HOPELESS = 24.0
+    """Often enough to find within a second or two that the traffic, and not the drafter, was hopeless."""
     PROBE_DEEPER = 1.1
     IDLE_WEIGHT = 12.0
     KEEP = 0.03
@@ -142,7 +144,7 @@ class Adaptive(Policy):
         cost = max(0.02, 1.0 - ms[self._pairs[0][0]] / ms[i])
         interval = math.sqrt(self.PROBE * cost * (self.STEADY + self._since))
         if self.faults.hopeless:
-            interval = self.PROBE_MAX
+            interval = self.PROBE_HOPELESS
         elif self.faults.verdict is None:
             interval = min(interval, self.PROBE_UNPROVED)
         self._interval = min(self.PROBE_MAX, max(self.PROBE_MIN, interval))
