@@ -45,11 +45,17 @@ def main() -> int:
                 found = _turn(stage, subject, options, last=number == options.rounds - 1)
                 result["rounds"].append({"controller": subject.name, **found})
                 print(json.dumps(result["rounds"][-1], indent=1), flush=True)
+                if not options.dry:
+                    _store(result)
     print(report.page(result))
-    if not options.dry:
-        (RESULTS / f"scale-{options.resources}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / f"scale-{options.resources}.md").write_text(report.page(result))
     return 0
+
+
+def _store(result: dict[str, Any]) -> None:
+    """Write what is known so far: a run takes a while."""
+    name = f"scale-{result['resources']}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(report.page(result))
 
 
 def _arguments() -> argparse.Namespace:

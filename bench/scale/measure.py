@@ -70,7 +70,8 @@ def _settle(site: Site, subject: Subject) -> None:
 
 
 def idle(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
-    """Nothing happens for a while."""
+    """Nothing happens for a while. changed: fields of a status that moved all the same, with both values."""
+    statuses = _statuses(site, subject)
     mark, before, began = site.plane.audit.mark(), usage(site.pid(subject.name)), time.monotonic()
     time.sleep(seconds)
     took, after = time.monotonic() - began, usage(site.pid(subject.name))
@@ -81,7 +82,18 @@ def idle(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
         "rss_mib": after.rss,
         "watch_renewals": sum(event.verb == "watch" for event in events),
         "other_requests": tally((event for event in events if event.verb != "watch"), 1),
+        "changed": [
+            [key, was.get(key), now.get(key)]
+            for was, now in zip(statuses, _statuses(site, subject), strict=True)
+            for key in sorted({*was, *now})
+            if was.get(key) != now.get(key)
+        ],
     }
+
+
+def _statuses(site: Site, subject: Subject) -> list[dict[str, Any]]:
+    """Statuses of a few resources."""
+    return [item.get("status", {}) for item in site.send("GET", f"{subject.collection}?limit=5")["items"]]
 
 
 def changes(site: Site, subject: Subject, count: int) -> list[float]:

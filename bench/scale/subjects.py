@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -75,16 +76,19 @@ class Ours:
 
     def __init__(self, key: Path | None = None) -> None:
         self._key = key
+        self._sources: Path | None = None
 
     def install(self, site: Site) -> None:
-        """Install the definition of this checkout."""
+        """Install the definition of this checkout, and copy its sources: an edit meanwhile would restart engines."""
+        self._sources = site.plane.folder / "operator"
+        shutil.copytree(ROOT / "operator", self._sources, ignore=shutil.ignore_patterns("__pycache__"))
         site.plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds/gemmaspec.io_gemmaspecdeploys.yaml"))
         wait_for(lambda: site.serves(self.collection), "the definition", 30)
 
     def start(self, site: Site) -> None:
         """Start the operator."""
         environment = {
-            "PYTHONPATH": str(ROOT / "operator"),
+            "PYTHONPATH": str(self._sources),
             "KUBERNETES_SERVICE_HOST": "",
             "GEMMASPEC_METRICS_PORT": "0",
             "GEMMASPEC_HEALTH_PORT": "0",

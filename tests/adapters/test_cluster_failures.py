@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gemmaspec.adapters.cluster import ApiFailure, Missing, Rejected, Stale, Taken, sort_failure
+from gemmaspec.adapters.cluster import ApiFailure, Missing, Rejected, Stale, Taken, environment_proxy, sort_failure
 
 
 def said(reason: str, message: str = "told") -> str:
@@ -47,3 +47,21 @@ def test_the_message_is_the_servers() -> None:
 )
 def test_patience_is_taken_from_the_header(headers: dict[str, str], wait: float | None) -> None:
     assert sort_failure(429, said("TooManyRequests"), headers).retry_after == wait
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.96.0.1"}, None),
+    ],
+)
+def test_proxy_is_the_environments(
+    environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert environment_proxy("https://10.96.0.1:443") == proxy

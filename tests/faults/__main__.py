@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from testbed import ControlPlane  # noqa: E402
 from tests.faults import catalogue  # noqa: E402
 from tests.faults.cell import KeptAlive, Result, play  # noqa: E402
 from tests.faults.proxy import Fault  # noqa: E402
-from tests.faults.scenarios import SCENARIOS, Scenario  # noqa: E402
+from tests.faults.scenarios import SCENARIOS  # noqa: E402
 from tests.integration.fake_engine import FakeEngines  # noqa: E402
 from tests.integration.stage import Stage, copied_sources, definition  # noqa: E402
 
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--scenario", help="only scenarios whose name holds this")
     parser.add_argument("--fault", help="only faults whose name holds this")
+    parser.add_argument("--minutes", type=float, default=120.0, help="begin no more cells after this")
     parser.add_argument("--dry", action="store_true", help="write no result")
     options = parser.parse_args()
     began = time.monotonic()
@@ -63,15 +64,26 @@ class Table:
             plain = [future.result() for future in waiting]
             for result in plain:
                 told(result)
-            cells = [
-                pool.submit(play, *self._where, scenario, make, result.outcome)
+            made = [
+                (make, scenario, result.outcome)
                 for scenario, result in zip(self._scenarios, plain, strict=True)
-                for make in self._faults(scenario, result.writes)
+                for make in self._faults(result.writes)
             ]
-            return plain + [told(future.result()) for future in as_completed(cells)]
+            made.sort(key=lambda cell: cell[0](_NOBODY).name)  # all scenarios of a fault, then the next fault
+            cells = [pool.submit(play, *self._where, scenario, make, end) for make, scenario, end in made]
+            return plain + list(self._ended(cells))
 
-    def _faults(self, scenario: Scenario, writes: int) -> list[MAKES]:
-        del scenario
+    def _ended(self, cells: list[Future[Result]]) -> Iterator[Result]:
+        """Cells as they end. When the time is over, those that have not begun are left out."""
+        end = time.monotonic() + 60 * self._options.minutes
+        for future in as_completed(cells):
+            if time.monotonic() > end:
+                for other in cells:
+                    other.cancel()
+            if not future.cancelled():
+                yield told(future.result())
+
+    def _faults(self, writes: int) -> list[MAKES]:
         made: list[MAKES] = [lambda _, make=make: make() for make in catalogue.ALL]  # type: ignore[misc]
         made += [lambda kept, n=n: catalogue.Crash(n, kept.kill) for n in range(1, writes + 1)]  # type: ignore[misc]
         asked = self._options.fault or ""

@@ -28,13 +28,19 @@ def serving(scene: Scene) -> None:
     scene.until(lambda: _serves(scene), "an engine that serves", 90)
 
 
+def _settled(scene: Scene) -> bool:
+    """One revision runs, and nothing is on trial."""
+    running = [count for count in scene.deployments().values() if count]
+    phase = scene.status().get("rollout", {}).get("phase", "Promoted")
+    return scene.converged() and len(running) == 1 and phase == "Promoted"
+
+
 def _serves(scene: Scene) -> bool:
-    return scene.converged() and scene.is_condition("SpeculationHealthy", "True") and len(scene.deployments()) == 1
+    return _settled(scene) and scene.is_condition("SpeculationHealthy", "True")
 
 
 def _lowered(scene: Scene) -> bool:
-    lowered = scene.status()["k"]["effective"] == 0
-    return lowered and scene.converged() and len(scene.deployments()) == 1
+    return _settled(scene) and scene.status()["k"]["effective"] == 0
 
 
 def _gone(scene: Scene) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
 from tests.fuzz.mutations import Mutation, anywhere, fields, mutations_of
 from tests.fuzz.oracle import Subject, Verdict
-from tests.integration.scene import Scene
+from tests.integration.scene import Scene, rollout
 
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "gemmaspec.io_gemmaspecdeploys.yaml"
@@ -30,7 +30,7 @@ def bases(port: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """A spec in which nearly every field is set, and one in which hardly any is; fake engines can serve both."""
     full = yaml.safe_load(FULL.read_text())
     full |= {"replicas": 1, "service": full["service"] | {"port": port}}
-    full["rollout"] |= {"drainSeconds": 0}
+    full["rollout"] |= rollout()
     full["cache"]["compile"] = {"pvc": {"claimName": "compiled"}}
     full["nodes"] |= {"runtimeClassName": ""}
     little = {
@@ -39,7 +39,7 @@ def bases(port: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "speculative": {"method": "mtp", "drafter": {"model": "/models/drafter"}, "k": 4},
         "nodes": {"accelerator": "CPU"},
         "service": {"port": port},
-        "rollout": {"drainSeconds": 0},
+        "rollout": rollout(),
     }
     return full, little
 

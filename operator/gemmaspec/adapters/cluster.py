@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -82,8 +84,7 @@ class Cluster:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
-            proxy=settings.proxy,
-            trust_env=True,
+            proxy=settings.proxy or environment_proxy(settings.host),
             headers={"User-Agent": "gemmaspec"},
         )
         return cls(settings, session)
@@ -214,6 +215,14 @@ def is_undeclared(failure: ApiFailure) -> bool:
     patches of structured-merge-diff); a value that the schema does not admit, with 422.
     """
     return failure.status == 422 or (failure.status >= 400 and "field not declared in schema" in failure.message)
+
+
+def environment_proxy(server: str) -> str | None:
+    """The proxy that the environment names for this server. Asked once: aiohttp would look at every request."""
+    parts = urlsplit(server)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def sort_failure(status: int, body: Any, headers: Mapping[str, str]) -> ApiFailure:
