@@ -56,8 +56,9 @@ The rules and the dashboard read these of vLLM's own (the same names from 0.19.1
 (`vllm:spec_decode_num_accepted_tokens_per_pos_total`) fall at deep positions merely because K was lowered: use
 `gemmaspec_conditional_acceptance_ratio`.
 
-vLLM's API key does not close `/metrics`. Where something in front of the engines does (a mesh, a proxy, a guard),
-give the PodMonitor the key: `authorization: {credentials: {name: SECRET, key: KEY}}`.
+The API key does not close `/metrics`: neither vLLM nor the guard in front of its other routes asks for it there
+([security.md](security.md)). Where something else does (a mesh, a proxy), give the PodMonitor the key:
+`authorization: {credentials: {name: SECRET, key: KEY}}`.
 """
 
 
