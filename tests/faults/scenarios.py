@@ -81,10 +81,15 @@ def outcome(scene: Scene) -> dict[str, Any]:
 def _status(status: dict[str, Any]) -> dict[str, Any]:
     kept = ("observedGeneration", "revision", "replicas", "readyReplicas", "endpoint", "lastGoodRevision")
     return {key: status[key] for key in kept if key in status} | {
-        "k": [status["k"]["desired"], status["k"]["effective"], status["k"].get("reason")],
+        "k": [status["k"]["desired"], status["k"]["effective"], _words(status["k"])],
         "conditions": sorted([entry["type"], entry["status"], entry["reason"]] for entry in status["conditions"]),
-        "history": [[entry.get("fromK"), entry.get("toK"), entry.get("reason")] for entry in status.get("history", ())],
+        "history": [[entry.get("fromK"), entry.get("toK"), _words(entry)] for entry in status.get("history", ())],
     }
+
+
+def _words(entry: dict[str, Any]) -> str:
+    """A reason without the figures that follow its colon: they were measured at another moment."""
+    return str(entry.get("reason", "")).partition(":")[0]
 
 
 def _normal(child: dict[str, Any]) -> dict[str, Any]:
