@@ -247,3 +247,17 @@ def test_steps_are_learnt_from_while_the_next_one_runs(agent: Agent) -> None:
     step(0)
     assert agent.tally.steps == 5
     assert agent.controller.exceptions == {}
+
+
+def test_an_exception_is_logged_once_with_its_trace(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+    agent.put_k({"mode": "Adaptive", "k": 4})
+    policy = agent.controller._active.policy
+    assert policy is not None
+    policy._choose = lambda *_: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+    run(agent, 3)
+    agent.failed("ended", ValueError("a second one"))
+    (record,) = [entry for entry in caplog.records if "exception in choose" in entry.getMessage()]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+    assert not [entry for entry in caplog.records if "exception in ended" in entry.getMessage()]
+    assert agent.controller.exceptions == {"choose": 1, "ended": 1}

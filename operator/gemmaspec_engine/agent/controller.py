@@ -80,6 +80,8 @@ class Controller:
         self.free_since: Callable[[], float] = lambda: -math.inf
         """Since when nothing but the scheduler itself holds up the next step, by the same clock: the last step's
         result has come, or the first request after a pause."""
+        self.on_fault: Callable[[str, BaseException], None] = lambda _where, _error: None
+        """Told of the first exception since the last settings."""
         self._clock = clock
         self._make = make
         self._lock = threading.Lock()
@@ -172,6 +174,7 @@ class Controller:
         self.exceptions[where] = self.exceptions.get(where, 0) + 1
         if self.fault is None:
             self.fault = Fault(where, error)
+            self.on_fault(where, error)
         settings = self.settings
         if self._active.policy is not None:
             self._policies.pop(self._active.policy.name, None)  # it may be broken in the middle of a change

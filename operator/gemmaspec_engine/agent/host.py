@@ -69,6 +69,7 @@ class Agent:
         self.tell: Callable[[int], None] | None = None
         """Tells the drafter K, where vLLM does not."""
         self._steps = Steps(self.controller.k, engine.lingering)
+        self.controller.on_fault = self._say
         self._woken = -math.inf
         self.controller.free_since = lambda: max(self._woken, self._steps.last_update())
         self._moves = not engine.refusal
@@ -77,7 +78,6 @@ class Agent:
         self._requests: Mapping[str, Any] = {}
         self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
         self._recorded = 0
-        self._broken = 0
 
     def _start_settings(self) -> Settings:
         """What GEMMASPEC_AGENT says; the largest K of the grid, fixed, where it says nothing usable."""
@@ -197,10 +197,10 @@ class Agent:
 
     def failed(self, where: str, error: BaseException) -> None:
         """An exception of ours: counted, K static from now on, said once in the log."""
-        self._broken += 1
         self.controller.fail(where, error)
-        if self._broken == 1:
-            log.error("gemmaspec agent: exception in %s, K stays at %d", where, self.controller.static, exc_info=error)
+
+    def _say(self, where: str, error: BaseException) -> None:
+        log.error("gemmaspec agent: exception in %s, K stays at %d", where, self.controller.static, exc_info=error)
 
     # --- the port's side -------------------------------------------------------------------------------------
 
