@@ -69,6 +69,30 @@ def test_no_false_alarm_on_healthy_clustered_traffic() -> None:
     assert found.highest_nats < found.needed_nats - 5
 
 
+@pytest.mark.parametrize("requests", [(100, 100, 1), (100, 100, 100), (40, 40, 40), (50, 50, 20), (10,) * 12])
+def test_a_healthy_drafter_is_hardly_ever_suspected(requests: tuple[int, ...]) -> None:
+    """Exact: probability that no more of these requests' drafts are accepted than a suspicion tolerates."""
+    most = max(s for s in range(sum(requests)) if suspected(sum(requests), s))
+    below = [1.0] + [0.0] * most
+    for n in requests:
+        own = [beta_binomial(n, s, 0.4, 20.0) if s <= n else 0.0 for s in range(most + 1)]
+        below = [sum(below[i] * own[s - i] for i in range(s + 1)) for s in range(most + 1)]
+    assert sum(below) < 1e-9
+
+
+def beta_binomial(n: int, s: int, mean: float, c: float) -> float:
+    a, b = c * mean, c * (1 - mean)
+    ways = math.lgamma(n + 1) - math.lgamma(s + 1) - math.lgamma(n - s + 1)
+    up = math.lgamma(a + s) + math.lgamma(b + n - s) - math.lgamma(c + n)
+    return math.exp(ways + up - math.lgamma(a) - math.lgamma(b) + math.lgamma(c))
+
+
+def suspected(drafts: int, accepted: int) -> bool:
+    detector = FaultDetector(false_alarm=1e-300)
+    detector.drafts, detector.accepted, detector.requests = drafts, accepted, 3
+    return detector.hopeless
+
+
 def test_without_ids_a_fault_takes_longer_but_comes() -> None:
     detector = FaultDetector()
     drafts = 0
