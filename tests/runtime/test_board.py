@@ -226,7 +226,7 @@ def test_the_number_of_series_is_bounded() -> None:
     full = status(k=32) | {"conditions": [{"type": f"C{i}", "status": "True", "reason": "R"} for i in range(8)]}
     for number in range(100):
         shown.put(("ns", f"r{number}"), full, [pod()], Reading("Rollback", 1, dict.fromkeys(range(33), 1.0)))
-    assert len(series(shown)) <= 100 * 96
+    assert len(series(shown)) <= 100 * 99
 
 
 def test_every_family_is_declared_and_tells_its_unit() -> None:

@@ -321,8 +321,10 @@ _OWN: Final = (
     ),
     Reason("KLowered", _SPECULATION, "The K that runs is below the one that was asked for.", "See DraftsDoNotPay."),
     Reason("TrialAfterHold", _SPECULATION, "The hold is over: a higher K is tried."),
-    Reason("TrialPassed", _SPECULATION, "The higher K pays again and stays."),
-    Reason("RecoveryProved", _SPECULATION, "Acceptance is proved to have recovered; K goes up."),
+    Reason("TrialPassed", _SPECULATION, "The trial ended without a proof for or against the higher K, which stays."),
+    Reason(
+        "RecoveryProved", _SPECULATION, "Acceptance is proved to have recovered; K goes up, or stays up after a trial."
+    ),
     Reason("RecoveryNotProved", _SPECULATION, "The higher K did not pay; the next try comes after a longer hold."),
     Reason(
         "AgentFailed",

@@ -28,7 +28,8 @@ from gemmaspec.runtime.queue import Key
 WINDOW_SECONDS: Final = 30.0
 # Shown as 0 from the first pass on: a counter that begins at 1 has no increase that a query could see.
 ROLLBACK_REASONS: Final = ("DraftRejected", "DraftsDoNotPay", "RolledBack")
-DECISION_REASONS: Final = (*ROLLBACK_REASONS, "TrialAfterHold", "RevisionPromoted", "Reverted")
+RECOVERY_REASONS: Final = ("TrialAfterHold", "RecoveryProved", "RecoveryNotProved", "TrialPassed")
+DECISION_REASONS: Final = (*ROLLBACK_REASONS, *RECOVERY_REASONS, "RevisionPromoted", "Reverted")
 _REVISIONS: Final = {"revision": "current", "lastGoodRevision": "last-good", "rejectedRevision": "rejected"}
 
 

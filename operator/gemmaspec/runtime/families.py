@@ -113,12 +113,12 @@ DECISIONS: Final = Family(
     "counter",
     "Decisions of the status' history (K, revisions), by reason; goes on from there after a restart.",
     ("reason",),
-    "one a reason, 6 known",
+    "one a reason, 9 known",
 )
 ROLLBACKS: Final = Family(
     "gemmaspec_rollbacks",
     "counter",
-    "Decisions that lowered K or took a revision back, by reason.",
+    "Decisions that lowered K or took a revision back, by reason; the end of a trial of K that failed is none.",
     ("reason",),
     "one a reason, 3 known",
 )
