@@ -19,7 +19,7 @@ from gemmaspec.core.control import Evidence
 from gemmaspec.core.observation import Observation, Pod, Resource
 from gemmaspec.core.owner import Owner
 from gemmaspec.core.plan import plan
-from gemmaspec.core.reconcile import Settings, Steer, reconcile
+from gemmaspec.core.reconcile import Decision, Settings, Steer, reconcile
 from gemmaspec.core.resolve import Resolved, resolve
 from gemmaspec.recipes import load
 from gemmaspec_engine import compat
@@ -177,6 +177,31 @@ def test_a_fault_takes_the_drafts_from_every_agent() -> None:
     status = {**engine, "control": fault, "k": {**engine["k"], "effective": 0}}
     rejected = report(k=4, positions=((300, 0),))
     assert steered(status, (rejected,), body) == [Wanted("Fixed", 0, 0, 4)]
+
+
+def test_a_revision_on_trial_is_judged_and_steered_by_its_own_agents() -> None:
+    settings = Settings(load(), FILES, key=KEY, live_files=FILES)
+    body = spec() | {"replicas": 2}
+    first = reconcile(observation({}, (), body), settings).status
+    assert first is not None
+    kept = {"perPosition": [0.9, 0.9, 0.9, 0.9], "tokensPerStep": 4.1, "drafts": 2000}
+    rollout = first["rollout"] | {"phase": "Analysing", "goodPin": "g", "keptAcceptance": kept}
+    rollout["keptK"] = {"desired": 4, "effective": 4}
+    status = {**first, "rollout": rollout, "lastGoodRevision": "old"}
+    seen = observation(status, (), body)
+    both = (("p1", first["revision"]), ("p0", "old"))
+    pods = tuple(replace(seen.pods[0], uid=name, name=name, revision=revision) for name, revision in both)
+    others = Wanted("Fixed", 4, 0, 4)
+
+    def decide(positions: tuple[tuple[int, int], ...]) -> Decision:
+        told = {"p1": (report(settings=others, positions=positions),), "p0": (report(settings=others),)}
+        return reconcile(replace(seen, pods=pods, agents=told), settings)
+
+    assert [action.pod.uid for action in decide(((1, 0),)).actions if isinstance(action, Steer)] == ["p1"]
+    verdict = decide(((400, 0),)).status
+    assert verdict is not None
+    assert (verdict["rollout"]["phase"], verdict["rollout"]["reason"]) == ("RolledBack", "DraftRejected")
+    assert verdict["k"]["effective"] == 4
 
 
 def evidence(drafts: float, accepted: float, requests: float) -> Evidence:

@@ -182,6 +182,18 @@ async def test_the_canary_takes_one_box_and_the_others_serve() -> None:
     assert [event["reason"] for event in play.cluster.events] == ["RevisionPromoted"]
 
 
+async def test_a_deleted_deployment_of_the_good_revision_comes_back_during_a_trial() -> None:
+    play = await serving(3)
+    good = play.status()["revision"]
+    play.edit(**CHANGED)
+    await play.settle()
+    before = state(play.cluster)[f"Deployment/tiny-{good}"]
+    play.cluster.remove("Deployment", "ns", f"tiny-{good}")
+    await play.settle()
+    assert state(play.cluster)[f"Deployment/tiny-{good}"] == before
+    assert play.served()[good] == 2
+
+
 async def test_a_rejected_revision_is_not_tried_again_until_the_spec_renders_another() -> None:
     play = await serving(1)
     await worse(play)

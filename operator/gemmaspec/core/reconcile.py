@@ -221,13 +221,29 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     if state is not None and memory.load(body) != state:
         # The state of the machine changed: store it, act in the next pass.
         return Decision(status=body, events=_events(change), wake_after=0.0, reading=reading)
-    own = () if kept is not None else (planned.config, planned.deployment)
+    own: tuple[dict[str, Any], ...] = () if kept is not None else (planned.config, planned.deployment)
+    if known.on_trial:
+        own += _lost_stable(observation, known, settings)
     actions = () if observation.foreign else tuple(_actions(observation, planned.shared, own, facts, scale))
     if agent:
-        actions += tuple(_steering(observation, live.wanted(resolved, change.state.fault)))
+        followers = [pod for pod in observation.pods if pod.revision == planned.revision or not known.on_trial]
+        actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault)))
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
             actions += tuple(learned.steps(observation, planned.engine, planned.revision))
     return Decision(actions=actions, status=body, wake_after=_wake(observation, change, verdict), reading=reading)
+
+
+def _lost_stable(observation: Observation, known: Rollout, settings: Settings) -> tuple[dict[str, Any], ...]:
+    """The last good revision's objects, where somebody deleted its Deployment while it serves beside a trial."""
+    name = names.revision_object(observation.resource.owner.name, known.stable)
+    if observation.child("Deployment", name) is not None:
+        return ()
+    try:
+        resolved = _resolved(trial.last_good(observation, known), settings)
+    except Stalling:
+        return ()
+    planned = _plan(observation, resolved, int((known.kept.get("k") or {}).get("effective") or 0), settings)
+    return (planned.config, planned.deployment) if planned.revision == known.stable else ()
 
 
 def _reading(resolved: Resolved, facts: status.Facts) -> Reading:
@@ -259,9 +275,9 @@ def _agent(observation: Observation, resolved: Resolved, settings: Settings) -> 
     return live.token(settings.key, observation.resource.owner.uid)
 
 
-def _steering(observation: Observation, wanted: Wanted) -> Iterable[Steer]:
+def _steering(observation: Observation, pods: Iterable[Pod], wanted: Wanted) -> Iterable[Steer]:
     """Agents that follow other settings than the spec's: fresh pods, and every pod after an edit or a fault."""
-    for pod in observation.pods:
+    for pod in pods:
         reports = observation.agents.get(pod.uid, ())
         if pod.live and pod.ready and reports and reports[-1].live and reports[-1].settings != wanted:
             yield Steer(pod, wanted)
@@ -281,7 +297,10 @@ def decide_k(observation: Observation, resolved: Resolved, by_agents: bool = Fal
 def _watch(
     observation: Observation, resolved: Resolved, state: control.ControlState, engine: str
 ) -> tuple[Change, Evidence]:
-    pods = [pod for pod in observation.pods if pod.live and pod.ready]
+    known = canary.load(observation.resource.status)
+    # A revision on trial is judged by its own engines, not by the good ones beside it.
+    only = observation.resource.status.get("revision") if known is not None and known.on_trial else None
+    pods = [pod for pod in observation.pods if pod.live and pod.ready and only in (None, pod.revision)]
     reports = [observation.agents.get(pod.uid, ()) for pod in pods]
     series, seconds = [observation.samples.get(pod.uid, ()) for pod in pods], resolved.control.window_seconds
 
@@ -394,8 +413,7 @@ def _actions(
     scale: rollout.Scale,
 ) -> list[Action]:
     """Everything that brings the children to the plan: shared objects, the revision's, replica counts, pruning."""
-    count = scale.replicas[facts.revision]
-    bodies = [*shared, *(_with_replicas(body, count) if body["kind"] == "Deployment" else body for body in own)]
+    bodies = [*shared, *(_with_replicas(body, scale) if body["kind"] == "Deployment" else body for body in own)]
     actions: list[Action] = []
     for body in bodies:
         actions += _ensure(observation, body)
@@ -414,7 +432,8 @@ def _actions(
     return actions
 
 
-def _with_replicas(deployment: Mapping[str, Any], count: int) -> dict[str, Any]:
+def _with_replicas(deployment: Mapping[str, Any], scale: rollout.Scale) -> dict[str, Any]:
+    count = scale.replicas.get(deployment["metadata"]["labels"][names.REVISION_LABEL], 0)
     return {**deployment, "spec": {**deployment["spec"], "replicas": count}}
 
 
