@@ -260,7 +260,8 @@ def ended_from(terminated: Mapping[str, Any]) -> Ended:
     code = terminated.get("exitCode")
     try:
         told = json.loads(text)
-        said = " ".join(part for part in (str(told["message"]), str(told.get("remedy", ""))) if part)
+        parts = (str(told["message"]), str(told.get("remedy", "")))
+        said = ". ".join(part.rstrip(".") for part in parts if part)
         return Ended(str(told["reason"]), _line(said), code)
     except (ValueError, KeyError, TypeError):
         pass

@@ -291,7 +291,8 @@ def speculation(observation: Observation, resolved: Resolved, state: ControlStat
         return Verdict(kind, "Unknown", "NotMeasured", "too few drafts so far to judge the drafter")
     mode = resolved.control.mode
     note = f" (mode {mode}: K is reported, not moved)" if mode in (Mode.FIXED, Mode.ENGINE) else ""
-    return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} as asked for{note}")
+    chosen = "as asked for" if state.effective == state.desired else "by the agents' choice"
+    return Verdict(kind, "True", "Accepting", f"the target accepts drafts; K is {state.effective} {chosen}{note}")
 
 
 def _k(observation: Observation, facts: Facts) -> KStatus:
