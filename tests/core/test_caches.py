@@ -55,6 +55,17 @@ def test_weights_from_an_image_are_mounted_read_only_and_nothing_is_downloaded()
         assert not found["HF_MODULES_CACHE"].startswith("/cache/huggingface")
 
 
+def test_every_pod_may_have_a_claim_of_its_own() -> None:
+    def volume(asked: dict[str, Any]) -> dict[str, Any]:
+        return named(pod_of(planned({"weights": {"perPod": asked}}))["volumes"], "weights")
+
+    wanted = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "80Gi"}}}
+    default = {"name": "weights", "ephemeral": {"volumeClaimTemplate": {"spec": wanted}}}
+    assert volume({"size": "80Gi"}) == default
+    local = volume({"size": "80Gi", "storageClassName": "local-path"})
+    assert local["ephemeral"]["volumeClaimTemplate"]["spec"] == wanted | {"storageClassName": "local-path"}
+
+
 def test_without_a_policy_the_kubelet_decides() -> None:
     pod = pod_of(planned({"weights": {"imageVolume": {"reference": WEIGHTS}}}))
     assert named(pod["volumes"], "weights")["image"] == {"reference": WEIGHTS}

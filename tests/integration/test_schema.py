@@ -145,6 +145,9 @@ UNUSED_IN_FULL = [
     "cache.weights.imageVolume",
     "cache.weights.imageVolume.pullPolicy",
     "cache.weights.imageVolume.reference",
+    "cache.weights.perPod",
+    "cache.weights.perPod.size",
+    "cache.weights.perPod.storageClassName",
     "engine.patches.source.url",
     "recipe",
 ]

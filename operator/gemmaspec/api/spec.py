@@ -498,6 +498,15 @@ class ClaimRef(Model):
     claim_name: Name = Field(description="Name of the PersistentVolumeClaim.")
 
 
+class ClaimOfPod(Model):
+    """A PersistentVolumeClaim that is made for each pod and goes with it."""
+
+    size: Quantity = Field(description="How large, such as `80Gi`: target and drafter, and 2 GiB that stay free.")
+    storage_class_name: Name | None = Field(
+        None, description="StorageClass, such as `local-path` of k3s; without it the cluster's default."
+    )
+
+
 class HostPath(Model):
     """A directory of the node. Only below prefixes that the operator's administrator allows."""
 
@@ -531,6 +540,10 @@ class Weights(Model):
     """Where weights are kept."""
 
     pvc: ClaimRef | None = Field(None, description="Keep them in a PersistentVolumeClaim.")
+    per_pod: ClaimOfPod | None = Field(
+        None,
+        description="Keep them in a claim of the pod's own. Its restarts find them there; every new pod downloads.",
+    )
     host_path: HostPath | None = Field(None, description="Keep them in a directory of the node.")
     image_volume: ImageVolume | None = Field(
         None, description="Take them from an image: nothing is downloaded, and engines need no hub."
@@ -538,8 +551,9 @@ class Weights(Model):
     model_config = Model.model_config | {
         "json_schema_extra": rules(
             rule(
-                "[has(self.pvc), has(self.hostPath), has(self.imageVolume)].filter(given, given).size() <= 1",
-                "weights live in one place; give one of pvc, hostPath and imageVolume",
+                "[has(self.pvc), has(self.perPod), has(self.hostPath), has(self.imageVolume)]"
+                ".filter(given, given).size() <= 1",
+                "weights live in one place; give one of pvc, perPod, hostPath and imageVolume",
             )
         )
     }

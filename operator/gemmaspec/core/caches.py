@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from gemmaspec.api.spec import HostPath, ImageVolume
+from gemmaspec.api.spec import ClaimOfPod, Compile, HostPath, ImageVolume, Weights
 from gemmaspec.core import names
 from gemmaspec.core.resolve import Resolved
 
@@ -39,7 +39,16 @@ def volumes(resolved: Resolved) -> list[dict[str, Any]]:
     return [*found, {"name": "compile"} | _place(cache.compile)] if cache and cache.compile else found
 
 
-def _place(asked: Any) -> dict[str, Any]:
+def _own(asked: ClaimOfPod) -> dict[str, Any]:
+    """A claim that Kubernetes makes for each pod, bound where the pod is."""
+    named = {"storageClassName": asked.storage_class_name} if asked.storage_class_name else {}
+    wanted = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": asked.size}}}
+    return {"ephemeral": {"volumeClaimTemplate": {"spec": wanted | named}}}
+
+
+def _place(asked: Weights | Compile | None) -> dict[str, Any]:
+    if isinstance(asked, Weights) and asked.per_pod:
+        return _own(asked.per_pod)
     if asked and asked.pvc:
         return {"persistentVolumeClaim": {"claimName": asked.pvc.claim_name}}
     if asked and asked.host_path:
