@@ -15,7 +15,7 @@ from gemmaspec.runtime import options
 from manifests import assemble
 from testbed.controlplane import kubectl_program
 from testbed.helm import Helm, HelmError, helm3, kube_score, settings, unittest
-from tests.integration.conftest import ROOT
+from tests.integration.stage import ROOT
 
 # A first run builds Helm 4, Helm 3, helm-unittest and kube-score.
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(1800)]

@@ -11,7 +11,7 @@ from manifests import assemble
 from testbed.checkov import checkov
 from testbed.helm import Helm
 from testbed.images import DOCKERFILE
-from tests.integration.conftest import ROOT
+from tests.integration.stage import ROOT
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1800)]
 

@@ -14,10 +14,10 @@ from testbed import ControlPlane
 from testbed.api import Api
 from testbed.controlplane import kubectl_program
 from testbed.deadline import wait_for
-from tests.integration.conftest import ROOT, Stage
 from tests.integration.fake_engine import BAD, FakeEngines
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.scene import CHILDREN, NAME, Scene
+from tests.integration.stage import ROOT, Stage
 
 pytestmark = pytest.mark.control_plane
 
