@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 
-__all__ = ["HealthWatch", "PulseWatch", "healthy"]
+__all__ = ["HealthWatch", "PulseWatch", "healthy", "status"]
 
 _EVERY_SECONDS = 5.0
 _DEADLINE_SECONDS = 3.0
@@ -22,10 +22,10 @@ long there; and an engine that is merely busy while its pod is deleted has answe
 
 def healthy(host: str, port: int, deadline: float = _DEADLINE_SECONDS) -> bool:
     """Does ``GET /health`` answer 200 within ``deadline`` seconds?  vLLM leaves this path open to everybody."""
-    return _status(host, port, "/health", deadline) == 200
+    return status(host, port, "/health", deadline) == 200
 
 
-def _status(host: str, port: int, path: str, deadline: float) -> int | None:
+def status(host: str, port: int, path: str, deadline: float) -> int | None:
     """HTTP status of a GET; None where nothing answers in time."""
     # A raw request: importing an HTTP client would cost more than all the rest of the launcher.
     with (
@@ -101,12 +101,12 @@ class PulseWatch:
         seen = False
         while not self._stop.wait(self._every):
             asked = time.monotonic()
-            status = _status("127.0.0.1", self._port, "/livez", self._deadline)
-            seen = seen or status == 200
-            if status == 200 or not seen:
+            found = status("127.0.0.1", self._port, "/livez", self._deadline)
+            seen = seen or found == 200
+            if found == 200 or not seen:
                 self._missed = 0
                 continue
             if self._missed == 0:
                 self._since = asked
-            self._status = status
+            self._status = found
             self._missed += 1

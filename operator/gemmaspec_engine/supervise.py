@@ -96,27 +96,27 @@ def run(
     on_tick: Callable[[], None] = lambda: None,
     env: Mapping[str, str] | None = None,
     hangs: Callable[[], bool] = lambda: False,
+    parted: Callable[[], bool] = lambda: True,
 ) -> tuple[End, list[str]]:
     """Run ``command`` to its end. Returns how it ended, and the last lines it printed (stdout's, then stderr's).
 
     ``on_tick`` is called at least once a second and must be quick.  A child that ``hangs`` when a stop is asked for
-    is killed: it would not hear, and its clients wait for it.  Raises OSError when it cannot be started.
+    is killed: it would not hear, and its clients wait for it.  Any other hears of a stop once it has ``parted`` from
+    its clients, or at the second asking.  Raises OSError when it cannot be started.
     """
     _adopt_orphans()
     pipe = subprocess.PIPE
     child = subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, start_new_session=True)
     pump = _Pump(child)
     pump.selector.register(signals, selectors.EVENT_READ, None)
+    stop = _Stop(child, hangs, parted)
     end: End | None = None
     deadline = float("inf")
     while end is None or (pump.open and time.monotonic() < deadline):
-        for key, _ in pump.selector.select(timeout=1.0):
+        for key, _ in pump.selector.select(timeout=0.2 if stop.waiting else 1.0):
             if key.data is not None:
                 pump.copy(key)
-        for number in signals.drain():
-            if number != signal.SIGCHLD and end is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGKILL if number in STOPPING and hangs() else number)
+        stop.pass_on(signals.drain() if end is None else [])
         if end is None and (end := _reaped(child)) is not None:
             deadline = time.monotonic() + _LINGER_SECONDS
         on_tick()
@@ -125,6 +125,37 @@ def run(
         if stream is not None:
             stream.close()
     return end, pump.tails[1].lines() + pump.tails[2].lines()
+
+
+class _Stop:
+    """Passes signals on; the first that asks for a stop only when the child may hear of it."""
+
+    def __init__(self, child: subprocess.Popen[bytes], hangs: Callable[[], bool], parted: Callable[[], bool]) -> None:
+        self._child, self._hangs, self._parted = child, hangs, parted
+        self._asked = 0
+        self._told = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a stop was asked for that the child does not know of yet."""
+        return bool(self._asked) and not self._told
+
+    def pass_on(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if number in STOPPING and not self._asked:
+                self._asked = number
+            elif number != signal.SIGCHLD:
+                self._told = self._told or number in STOPPING
+                self._send(number)
+        if self.waiting:
+            hung = self._hangs()
+            if hung or self._parted():
+                self._told = True
+                self._send(signal.SIGKILL if hung else self._asked)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._child.pid, number)
 
 
 def _reaped(child: subprocess.Popen[bytes]) -> End | None:

@@ -132,7 +132,8 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
 def test_vllm_gets_its_arguments_and_its_output_passes_through(pod: Pod) -> None:
     pod.write_engine("print('out', sys.argv[1:]); sys.stderr.write('err\\n')")
     done = pod.run("--model", "a b", '--flag={"x": 1}')
-    assert done.stdout == f"out ['--port', '{pod.port}', '--model', 'a b', '--flag={{\"x\": 1}}']\n"
+    ours = "'--middleware', 'gemmaspec_engine.leaving.Leaving'"
+    assert done.stdout == f"out ['--port', '{pod.port}', '--model', 'a b', '--flag={{\"x\": 1}}', {ours}]\n"
     assert "err\n" in done.stderr
     assert done.returncode == 0
     assert pod.last_words["reason"] == "EngineExited"
