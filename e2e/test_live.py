@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from demo.door import door
+from demo.installation import exists
 from demo.resource import pod_ready
 from gemmaspec.core.live import AGENT_PORT
 from monitoring import Prometheus
@@ -77,6 +78,10 @@ def test_the_engine_runs_with_the_agent_and_says_so(live: Live) -> None:
     told = live.agent()
     assert told["live"], told["reason"]
     assert told["k"]["ks"] == [0, 1, 2, 4]
+    name = live.pod["metadata"]["name"]
+    code = "from importlib.metadata import entry_points as e; print([p.name for p in e(group='vllm.general_plugins')])"
+    found = live.site.kubectl("-n", NAMESPACE, "exec", name, "-c", "engine", "--", "python3", "-c", code)
+    assert "'gemmaspec'" in found, "what mends some versions of vLLM is not found by it"
 
 
 def test_an_edit_of_k_acts_between_two_steps_and_cuts_nobody(live: Live) -> None:
@@ -110,7 +115,12 @@ def test_the_engine_adapts_by_itself_while_the_operator_is_away(live: Live) -> N
         wait_for(lambda: live.agent()["k"]["now"] == 0, "K 0 on text that is not", 90)
         restart_operator(live.site)
         published = live.resource.wait(lambda body: body["status"]["k"]["effective"] < 4, "K published", 180)
+        wait_for(lambda: exists(live.site.kubectl, "-n", NAMESPACE, "configmap", f"{NAME}-learned"), "a save", 180)
+    saved = live.site.kubectl.json("-n", NAMESPACE, "get", "configmap", f"{NAME}-learned")
+    assert json.loads(saved["data"]["state.json"])["policies"]["adaptive"]
     assert published["status"]["k"]["desired"] == 4
+    (replica,) = published["status"]["k"]["replicas"]
+    assert replica["pod"] == live.pod["metadata"]["name"]
     assert published["spec"]["speculative"]["k"] == 4, "the spec is the user's"
     assert live.same_engine()
 
