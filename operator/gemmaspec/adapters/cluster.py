@@ -205,7 +205,10 @@ class Cluster:
             raise ApiFailure(0, f"no answer from the API server: {type(error).__name__}: {error}") from error
         if response.status >= 300:
             raise sort_failure(response.status, text, response.headers)
-        return dict(orjson.loads(text)) if text else {}
+        try:
+            return dict(orjson.loads(text)) if text else {}
+        except ValueError as error:  # it was done or not: the next pass sees
+            raise ApiFailure(0, f"the API server's answer broke off after {len(text)} bytes") from error
 
 
 def is_undeclared(failure: ApiFailure) -> bool:
