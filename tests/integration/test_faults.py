@@ -20,6 +20,7 @@ pytestmark = pytest.mark.control_plane
 CELLS: tuple[tuple[str, Callable[[KeptAlive], Fault]], ...] = (
     ("create", lambda kept: catalogue.Crash(4, kept.kill)),
     ("create", lambda _: catalogue.LostAnswer()),
+    ("create", lambda _: catalogue.HalfAnswer()),
     ("K change", lambda _: catalogue.Drop()),
 )
 
@@ -27,11 +28,11 @@ CELLS: tuple[tuple[str, Callable[[KeptAlive], Fault]], ...] = (
 def test_faults_change_no_end(stage: Stage, operator_sources: Path, fake_engines: FakeEngines) -> None:
     where = (stage, operator_sources, fake_engines)
     scenarios = {scenario.name: scenario for scenario in SCENARIOS}
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(5) as pool:
         plain = {name: pool.submit(play, *where, scenarios[name], lambda _: Fault()) for name in ("create", "K change")}
         expected = {name: future.result() for name, future in plain.items()}
         cells = [pool.submit(play, *where, scenarios[name], make, expected[name].outcome) for name, make in CELLS]
         results = [future.result() for future in cells]
-    assert [result.wrong for result in (*expected.values(), *results)] == [""] * 5
+    assert [result.wrong for result in (*expected.values(), *results)] == [""] * 6
     assert all(result.hits for result in results), "a fault that never struck shows nothing"
     assert expected["create"].outcome["engines"] == 1
