@@ -292,11 +292,12 @@ class Story:
             asked, begun, ended = queries(DASHBOARD), self._applied, time.time()
             if missing := prometheus.without_data(asked, begun, ended):
                 raise Mismatch(f"panels without data: {', '.join(query.panel for query in missing)}")
-            if not prometheus.fired(ROLLED_BACK, begun, ended):
+            if not prometheus.fired(ROLLED_BACK, self._resource.name, begun, ended):
                 raise Mismatch(f"{ROLLED_BACK} did not fire")
             self._resource.ask_for_k(int(self._record.resource["status"]["k"]["effective"]))
             asked_at = time.time()
-            wait_for(lambda: not prometheus.firing(ROLLED_BACK), f"{ROLLED_BACK} resolved", _RESOLVED_SECONDS, 0.5)
+            still = (ROLLED_BACK, self._resource.name)
+            wait_for(lambda: not prometheus.firing(*still), f"{ROLLED_BACK} resolved", _RESOLVED_SECONDS, 0.5)
             self._record.facts["panels"] = len(asked)
             took = time.time() - asked_at
             step.detail = f"{len(asked)} queries have data; {ROLLED_BACK} fired, and resolved in {took:.0f} s"

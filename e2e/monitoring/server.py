@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -47,16 +46,15 @@ class Prometheus:
         """Those queries of a dashboard that have no number at all between the two moments."""
         return [query for query in queries if not _numbers(self.over(query.expression, begun, ended))]
 
-    def firing(self, alert: str) -> list[Mapping[str, str]]:
-        """Labels of the alerts of that name that fire now."""
-        found = self._get("alerts")["alerts"]
-        return [
-            entry["labels"] for entry in found if entry["labels"]["alertname"] == alert and entry["state"] == "firing"
-        ]
+    def firing(self, alert: str, resource: str) -> bool:
+        """Whether an alert fires for a resource now."""
+        found = [entry["labels"] for entry in self._get("alerts")["alerts"] if entry["state"] == "firing"]
+        return any((labels["alertname"], labels.get("name")) == (alert, resource) for labels in found)
 
-    def fired(self, alert: str, begun: float, ended: float) -> bool:
-        """Whether an alert of that name fired at some time between the two moments."""
-        return bool(self.over(f'ALERTS{{alertname="{alert}", alertstate="firing"}}', begun, ended))
+    def fired(self, alert: str, resource: str, begun: float, ended: float) -> bool:
+        """Whether an alert fired for a resource at some time between the two moments."""
+        labels = f'alertname="{alert}", name="{resource}", alertstate="firing"'
+        return bool(self.over(f"ALERTS{{{labels}}}", begun, ended))
 
     def targets(self) -> list[dict[str, Any]]:
         """The scrape targets that relabeling left."""
@@ -94,12 +92,6 @@ def prometheus_on(cluster: Cluster | UserCluster) -> Iterator[Prometheus]:
     finally:
         kubectl("delete", "clusterrole,clusterrolebinding", f"{NAMESPACE}-pods", "--ignore-not-found")
         kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
-
-
-def settle(seconds: float = 10.0) -> float:
-    """Let what is true now be scraped and evaluated; returns the moment."""
-    time.sleep(seconds)
-    return time.time()
 
 
 def _objects(image: str) -> Iterator[dict[str, Any]]:
