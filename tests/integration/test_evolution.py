@@ -17,7 +17,7 @@ from testbed.deadline import wait_for
 from tests.integration.scene import Scene
 from tests.integration.stage import ROOT, Stage
 
-# A campaign until it has run: written against the scene, not tried on a control plane yet.
+# A campaign until all of it has passed.
 pytestmark = [pytest.mark.control_plane, pytest.mark.campaign]
 
 FROZEN = ROOT / "tests" / "data" / "crd-0.1.0.yaml"
