@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemmaspec.core.drift import differs, reset_patch, unplanned_paths
+from gemmaspec.core.drift import differs, ports_patch, reset_patch, unplanned_paths
 from tests.core.test_plan import planned, read
 
 PLANNED = planned(read("full-gb10")).deployment
@@ -187,3 +187,19 @@ def test_objects_without_managed_fields() -> None:
     assert unplanned_paths(()) == ()
     assert unplanned_paths([{"manager": "x"}, {"manager": "y", "fieldsV1": {"f:spec": {}}}]) == (("f:spec",),)
     assert reset_patch(PLANNED, (("f:spec",),)) is None
+
+
+def service(*ports: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "Service", "spec": {"type": "ClusterIP", "ports": list(ports)}}
+
+
+def test_a_moved_port_replaces_the_spec() -> None:
+    """Applied, it would stand beside the old one under the same name."""
+    ours, theirs = service({"name": "http", "port": 9000}), service({"name": "http", "port": 8000, "protocol": "TCP"})
+    assert ports_patch(ours, theirs) == {"spec": {**ours["spec"], "$patch": "replace"}}
+
+
+def test_a_port_of_the_same_number_is_left_to_the_comparison() -> None:
+    ours, theirs = service({"name": "http", "port": 8000}), service({"name": "web", "port": 8000, "protocol": "TCP"})
+    assert ports_patch(ours, theirs) is None
+    assert ports_patch({"kind": "ConfigMap"}, {}) is None

@@ -137,6 +137,23 @@ def test_edited_children_are_repaired(running: Scene) -> None:
     assert running.is_condition("Stalled", "False")
 
 
+def test_the_port_moves_and_comes_back(running: Scene) -> None:
+    """What POST set is not server-side apply's to remove: the old port must not stay beside the new one."""
+    running.apply()
+    running.wait_converged()
+    for port in (9123, None):
+        running.apply(service={"port": port} if port else None)
+        wanted = port or 8000
+        running.until(
+            lambda wanted=wanted: (
+                [entry["port"] for entry in running.read("services", NAME)["spec"]["ports"]] == [wanted]
+            ),
+            f"port {wanted}",
+            60,
+        )
+        assert running.is_condition("Stalled", "False")
+
+
 def do_edit(scene: Scene, plural: str, name: str, how: Any) -> None:
     if isinstance(how, list):
         at = 2 if how[0] in ("set", "rollout") else 1

@@ -124,6 +124,22 @@ def reset_patch(planned: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, 
     return patch or None
 
 
+def ports_patch(planned: Mapping[str, Any], observed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Strategic-merge patch that replaces a Service's spec where ports have moved; None elsewhere.
+
+    Ports merge by number and protocol, and what our POST set is not apply's to remove: a moved port would be there
+    twice under one name, which the API server refuses.
+    """
+    if planned.get("kind") != "Service":
+        return None
+    ours, theirs = ({_port(entry) for entry in body["spec"].get("ports", ())} for body in (planned, observed))
+    return {"spec": {**planned["spec"], "$patch": "replace"}} if theirs - ours else None
+
+
+def _port(entry: Mapping[str, Any]) -> tuple[int, str]:
+    return int(entry["port"]), str(entry.get("protocol", "TCP"))
+
+
 def _holds(planned: Any, path: Path) -> bool:
     """Whether the plan has a value at the path."""
     node = planned

@@ -441,7 +441,7 @@ def _ensure(observation: Observation, body: Mapping[str, Any]) -> list[Action]:
     child = observation.child(body["kind"], body["metadata"]["name"])
     if child is None:
         return [Create(body)]
-    patch = drift.reset_patch(body, child.unplanned)
+    patch = drift.reset_patch(body, child.unplanned) or drift.ports_patch(body, child.body)
     if patch is not None:
         return [Reset(patch, child)]  # its watch event brings the next pass, which compares values
     if body.get("immutable"):
