@@ -37,7 +37,7 @@ def argo(body: dict[str, Any]) -> dict[str, str]:
 
 def flux(body: dict[str, Any]) -> str:
     """Flux's verdict: failed wins over in progress, that over current; none of them is in progress."""
-    (expressions,) = yaml.safe_load((GITOPS / "flux" / "kustomization.yaml").read_text())["spec"]["healthCheckExprs"]
+    (expressions,) = yaml.safe_load((GITOPS / "flux" / "engines.yaml").read_text())["spec"]["healthCheckExprs"]
     environment = celpy.Environment()
     given = {key: celpy.json_to_cel(value) for key, value in body.items()}
     given.setdefault("status", celpy.json_to_cel({}))
