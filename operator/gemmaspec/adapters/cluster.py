@@ -8,12 +8,14 @@ resources).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
+import yaml
 from kubernetes.aio import client, config
 
 from gemmaspec.api import identity
@@ -21,6 +23,8 @@ from gemmaspec.core.names import FIELD_MANAGER
 
 REQUEST_SECONDS: Final = 15.0
 CONNECTIONS: Final = 32
+JSON: Final = "application/json"
+POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Asks for an object's metadata alone: the engine files in a ConfigMap are hundreds of kilobytes, and known to us.
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 COLLECTIONS: Final[Mapping[str, str]] = {
@@ -64,6 +68,10 @@ class Undeclared(ApiFailure):
     """The installed definition lacks a field, or a value of one, that this release writes: it is an older one."""
 
 
+class NoKubeconfig(Exception):
+    """There is no kubeconfig, it can't be read, or it has no such context."""
+
+
 class Cluster:
     """Writes to the cluster, and the few reads that no watch answers. Every request has a deadline."""
 
@@ -80,6 +88,35 @@ class Cluster:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
             await config.load_kube_config(client_configuration=settings)
+        return cls._over(settings)
+
+    @classmethod
+    async def connect_as_user(cls, kubeconfig: str | None = None, context: str | None = None) -> tuple[Cluster, str]:
+        """Connect as kubectl would, and tell the context's namespace ("default" where it names none).
+
+        kubeconfig: file; None for $KUBECONFIG or ~/.kube/config. Nothing is written to it. In a pod without one, the
+        pod's ServiceAccount is used. Raises NoKubeconfig.
+        """
+        settings = client.Configuration()
+        try:
+            loader = await config.load_kube_config(kubeconfig, context, settings, persist_config=False)
+        except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            if kubeconfig is None and context is None and cls._in_pod(settings):
+                return cls._over(settings), POD_NAMESPACE.read_text(encoding="utf-8").strip()
+            raise NoKubeconfig(str(error)) from error
+        chosen = loader.current_context.get("context") or {}
+        return cls._over(settings), str(chosen.get("namespace") or "default")
+
+    @staticmethod
+    def _in_pod(settings: client.Configuration) -> bool:
+        try:
+            config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException:
+            return False
+        return POD_NAMESPACE.is_file()
+
+    @classmethod
+    def _over(cls, settings: client.Configuration) -> Cluster:
         trust = client.ApiClient(settings).rest_client.ssl_context
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
@@ -88,6 +125,11 @@ class Cluster:
             headers={"User-Agent": "gemmaspec"},
         )
         return cls(settings, session)
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return str(self._configuration.host)
 
     async def close(self) -> None:
         """Close connections."""
@@ -130,6 +172,14 @@ class Cluster:
             return await self._request("GET", f"{COLLECTIONS[kind].format(namespace=namespace)}/{name}")
         except Missing:
             return None
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None, accept: str = JSON) -> dict[str, Any]:
+        """What the API server answers to a path. Raises Missing, Rejected (which may be: forbidden) or ApiFailure."""
+        return await self._request("GET", path, query=query, accept=accept)
+
+    async def get_text(self, path: str) -> str:
+        """The same for an answer that is no JSON, such as metrics through the API server's proxy."""
+        return (await self._answer("GET", path, accept="*/*")).decode(errors="replace")
 
     async def serves_resource(self) -> bool:
         """Whether the API server serves the custom resource: its definition is installed."""
@@ -176,9 +226,9 @@ class Cluster:
         method: str,
         path: str,
         body: Mapping[str, Any],
-        content_type: str = "application/json",
+        content_type: str = JSON,
         query: Mapping[str, str] | None = None,
-        accept: str = "application/json",
+        accept: str = JSON,
     ) -> dict[str, Any]:
         self.writes += 1
         return await self._request(method, path, body, content_type, query, accept)
@@ -188,10 +238,25 @@ class Cluster:
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         query: Mapping[str, str] | None = None,
-        accept: str = "application/json",
+        accept: str = JSON,
     ) -> dict[str, Any]:
+        text = await self._answer(method, path, body, content_type, query, accept)
+        try:
+            return dict(orjson.loads(text)) if text else {}
+        except ValueError as error:  # it was done or not: the next pass sees
+            raise ApiFailure(0, f"the API server's answer broke off after {len(text)} bytes") from error
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = JSON,
+        query: Mapping[str, str] | None = None,
+        accept: str = JSON,
+    ) -> bytes:
         headers = {"Content-Type": content_type, "Accept": accept}
         auth = await self._configuration.auth_settings()
         if "BearerToken" in auth:
@@ -205,10 +270,7 @@ class Cluster:
             raise ApiFailure(0, f"no answer from the API server: {type(error).__name__}: {error}") from error
         if response.status >= 300:
             raise sort_failure(response.status, text, response.headers)
-        try:
-            return dict(orjson.loads(text)) if text else {}
-        except ValueError as error:  # it was done or not: the next pass sees
-            raise ApiFailure(0, f"the API server's answer broke off after {len(text)} bytes") from error
+        return text
 
 
 def is_undeclared(failure: ApiFailure) -> bool:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 
+from gemmaspec.cli import output as outputs
+from gemmaspec.cli.output import Output
 from gemmaspec.cli.reasons import REASONS, Reason
-
-
-class Output(StrEnum):
-    """How the answer is written."""
-
-    TEXT = "text"
-    JSON = "json"
-    YAML = "yaml"
 
 
 def explain(
@@ -34,12 +25,10 @@ def explain(
         hint = f"; did you mean {' or '.join(near)}?" if near else ": docs/runbook.md lists all"
         typer.echo(f"REASON: {reason} is none that this release gives{hint}", err=True)
         raise typer.Exit(2)
-    if output is Output.JSON:
-        typer.echo(json.dumps(asdict(found), indent=2))
-    elif output is Output.YAML:
-        typer.echo(yaml.safe_dump(asdict(found), sort_keys=False), nl=False)
-    else:
+    if output is Output.TEXT:
         _show(found)
+    else:
+        outputs.write(asdict(found), output)
 
 
 def _show(entry: Reason) -> None:

@@ -7,14 +7,16 @@ from typing import Annotated
 import typer
 
 from gemmaspec import __version__
-from gemmaspec.cli import explain, plans, published
+from gemmaspec.cli import explain, lookup, plans, published
 
 app = typer.Typer(
     name="gemmaspec",
-    help="Gemma 4 with speculative decoding on GB10 nodes: plan resources, read recipes, explain reasons.",
+    help="Gemma 4 with speculative decoding on GB10 nodes: see what runs and why, plan, read recipes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("status")(lookup.status)
+app.command("history")(lookup.history)
 app.command("plan")(plans.plan_file)
 app.command("recipes")(published.recipes)
 app.command("explain")(explain.explain)
