@@ -1,0 +1,210 @@
+"""A new revision is judged, and sent away when it is worse: on one box in the gate, on two under load as a campaign."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+
+from demo.door import door
+from demo.installation import described, install_crd, install_operator, rendered
+from demo.resource import Resource, condition, pod_ready, settled
+from gemmaspec.core import names
+from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, Tiny, give_key, kill_operator, namespace
+from testbed import Cluster
+from testbed.deadline import wait_for
+from traffic import Traffic
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1800)]
+
+_MODULE: Final = "vllm.model_executor.models.gemma4_mtp"
+# vLLM's own module, run as it is, whose drafts are then all token 0, the padding, which the target never writes:
+# what a patch that does not belong to the image looks like. The engine starts and answers as ever.
+_BROKEN: Final = """
+import pathlib
+import vllm.model_executor.models as models
+exec(compile((pathlib.Path(models.__file__).parent / "gemma4_mtp.py").read_text(), "gemma4_mtp.py", "exec"))
+_logits, _top = Gemma4MTP.compute_logits, Gemma4MTP.get_top_tokens
+Gemma4MTP.compute_logits = lambda *given, **named: torch.zeros_like(_logits(*given, **named))
+Gemma4MTP.get_top_tokens = lambda *given, **named: torch.zeros_like(_top(*given, **named))
+"""
+_JUDGE_SECONDS: Final = 300.0
+
+
+def _edit(resource: Resource, **spec: Any) -> None:
+    """Merge into the spec; None takes a field away."""
+    resource.kubectl("patch", "gsd", resource.name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+def _rolled_back(body: dict[str, Any]) -> bool:
+    return condition(body, "RolledBack").get("status") == "True"
+
+
+def test_a_revision_that_fails_preflight_goes_back_to_the_last_good_one(tiny: Tiny) -> None:
+    """The pin says another vLLM than the image has: the one box gets its good engine back, the spec stays."""
+    tiny.settle()
+    good = tiny.resource.wait(lambda body: body["status"].get("lastGoodRevision"), "a last good revision", 60)
+    _edit(tiny.resource, engine={"vllm": "0.31.0"})
+    try:
+        told = tiny.resource.wait(_rolled_back, "rolled back", _JUDGE_SECONDS)
+        assert condition(told, "RolledBack")["reason"] == "PreflightFailed"
+        assert "0.31.0" in condition(told, "RolledBack")["message"]
+        assert told["status"]["rejectedRevision"] != good["status"]["lastGoodRevision"]
+        assert told["spec"]["engine"]["vllm"] == "0.31.0", "the spec is the user's"
+        serves = tiny.resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "serving", BOOT_SECONDS)
+        assert serves["status"]["revision"] == good["status"]["lastGoodRevision"]
+        assert condition(serves, "Ready")["status"] == "True"
+        assert "RolledBack" in {event["reason"] for event in tiny.resource.events()}
+        pod = tiny.serving_pod()["metadata"]["uid"]
+    finally:
+        _edit(tiny.resource, engine={"vllm": None})
+    tiny.settle()
+    assert tiny.serving_pod()["metadata"]["uid"] == pod, "a spec that asks for what runs restarts nothing"
+
+
+class Watch(threading.Thread):
+    """Looks at the pods all the time: how many serve at least, how many hold a box at most."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.least_ready, self.most_pods = 99, 0
+        self._resource, self._ending = resource, threading.Event()
+
+    def run(self) -> None:
+        while not self._ending.wait(0.5):
+            pods = self._resource.pods()
+            held = [pod for pod in pods if pod["status"].get("phase") in ("Pending", "Running")]
+            serving = [pod for pod in held if pod_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+            self.least_ready = min(self.least_ready, len(serving))
+            self.most_pods = max(self.most_pods, len(held))
+
+    def end(self) -> None:
+        self._ending.set()
+        self.join(30)
+
+
+@pytest.fixture(scope="module")
+def boxes(site: Site) -> Iterator[Site]:
+    """A cluster of two boxes, of which each has room for one engine."""
+    cluster = Cluster.up(f"{site.own.name}-boxes", nodes=2)
+    try:
+        image = cluster.load("operator")["operator"]
+        install_crd(cluster.kubectl)
+        give_key(cluster.kubectl, described(rendered(cluster.kubectl, image)).namespace)
+        namespace(cluster.kubectl)
+        yield Site(cluster, install_operator(cluster.kubectl, image))
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="module")
+def pair(boxes: Site) -> Resource:
+    """Two engines that serve, on a box each."""
+    capacity = boxes.kubectl.json("get", "node", "n1")["status"]["allocatable"]["memory"]
+    room = {"resources": {"requests": {"memory": f"{int(capacity.removesuffix('Ki')) * 6 // 10}Ki"}}}
+    analysis = {"initialDelaySeconds": 5, "minDrafts": 100, "timeoutSeconds": 120, "onInconclusive": "Promote"}
+    rollout = {"drainSeconds": 60, "analysis": analysis}
+    resource = boxes.apply("pair", replicas=2, engine=room, rollout=rollout)
+    resource.wait(lambda body: settled(body) and body["status"].get("readyReplicas") == 2, "two engines", BOOT_SECONDS)
+    assert len({pod["spec"]["nodeName"] for pod in resource.pods()}) == 2
+    return resource
+
+
+@contextmanager
+def _load(boxes: Site, resource: Resource, pooled: bool = True) -> Iterator[Traffic]:
+    """Four clients that stream without a pause."""
+    with door(boxes.cluster, resource.name, PORT, NAMESPACE) as base_url:
+        traffic = Traffic(f"{base_url}/v1", model="tiny", code_share=1.0, streams=4, max_tokens=96, pooled=pooled)
+        with traffic.background():
+            wait_for(lambda: traffic.rate() > 0, "tokens", 60)
+            yield traffic
+
+
+def _baseline(resource: Resource) -> dict[str, Any]:
+    """The resource once it is known what the good revision earns."""
+    return resource.wait(lambda body: body["status"].get("acceptance", {}).get("drafts", 0) > 100, "figures", 180)
+
+
+@pytest.mark.campaign
+def test_an_update_under_load_fails_no_request(boxes: Site, pair: Resource) -> None:
+    watch = Watch(pair)
+    with _load(boxes, pair) as traffic:
+        before = _baseline(pair)["status"]["revision"]
+        watch.start()
+        begun = time.monotonic()
+        _edit(pair, engine={"env": [{"name": "STORY", "value": "update"}]})
+
+        def through(body: dict[str, Any]) -> bool:
+            status = body["status"]
+            new = status.get("lastGoodRevision") == status["revision"] != before
+            return bool(new and settled(body) and status["readyReplicas"] == 2)
+
+        pair.wait(through, "the new revision on both boxes", 2 * _JUDGE_SECONDS)
+        print(f"both boxes replaced after {time.monotonic() - begun:.0f} s; {traffic.summary()}")
+    watch.end()
+    assert traffic.summary().failed == 0
+    assert (watch.least_ready, watch.most_pods) == (1, 2)
+
+
+@pytest.mark.campaign
+def test_a_broken_drafter_is_rolled_back_beside_the_good_engine(boxes: Site, pair: Resource) -> None:
+    text = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"it": _BROKEN}}
+    boxes.kubectl.apply(json.dumps(text), "-n", NAMESPACE)
+    sha256 = hashlib.sha256(_BROKEN.encode()).hexdigest()
+    patch = {"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": "broken", "key": "it"}}}
+    watch = Watch(pair)
+    with _load(boxes, pair, pooled=False) as traffic:
+        good = _baseline(pair)["status"]
+        uids = {pod["metadata"]["uid"] for pod in pair.pods()}
+        watch.start()
+        _edit(pair, engine={"patches": [patch]})
+        wait_for(lambda: any(_of(pod, good["revision"]) is False for pod in pair.pods()), "the canary", 120)
+        kill_operator(boxes)
+        told = pair.wait(_rolled_back, "rolled back", _JUDGE_SECONDS)
+        print(condition(told, "RolledBack")["message"])
+        back = pair.wait(
+            lambda body: body["status"]["readyReplicas"] == 2 and body["status"]["revision"] == good["revision"],
+            "the good revision on both boxes",
+            _JUDGE_SECONDS,
+        )
+    watch.end()
+    assert condition(told, "RolledBack")["reason"] in ("DraftRejected", "AcceptanceWorse")
+    assert back["status"]["lastGoodRevision"] == good["revision"]
+    assert back["spec"]["engine"]["patches"] == [patch]
+    assert len(uids & {pod["metadata"]["uid"] for pod in pair.pods()}) == 1, "the good replica never left"
+    assert (watch.least_ready, watch.most_pods) == (1, 2)
+    assert traffic.summary().failed == 0
+
+
+def _of(pod: dict[str, Any], revision: str) -> bool:
+    return bool(pod["metadata"]["labels"].get(names.REVISION_LABEL) == revision)
+
+
+@pytest.mark.campaign
+def test_a_revision_that_never_gets_ready_is_rolled_back_at_its_deadline(boxes: Site, pair: Resource) -> None:
+    with _load(boxes, pair) as traffic:
+        good = _baseline(pair)["status"]["revision"]
+        nowhere = {"selector": {"e2e/nowhere": "true"}}
+        _edit(pair, engine={"patches": None}, nodes=nowhere, rollout={"analysis": {"progressDeadlineSeconds": 20}})
+        told = pair.wait(
+            lambda body: condition(body, "RolledBack").get("reason") == "ProgressDeadlineExceeded",
+            "rolled back",
+            _JUDGE_SECONDS,
+        )
+        pair.wait(lambda body: body["status"]["readyReplicas"] == 2, "both boxes again", _JUDGE_SECONDS)
+    assert told["status"]["lastGoodRevision"] == good
+    assert traffic.summary().failed == 0
+
+
+@pytest.mark.campaign
+def test_scaling_to_zero_and_back(pair: Resource) -> None:
+    pair.kubectl("scale", "gsd", pair.name, "--replicas=0")
+    wait_for(lambda: not pair.pods(), "no engine", 180)
+    pair.kubectl("scale", "gsd", pair.name, "--replicas=1")
+    pair.wait(lambda body: body["status"].get("readyReplicas") == 1, "one engine", BOOT_SECONDS)
