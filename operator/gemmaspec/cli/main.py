@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gemmaspec import __version__
-from gemmaspec.cli import explain, lookup, plans, published
+from gemmaspec.cli import doctor, explain, lookup, plans, published, top
 
 app = typer.Typer(
     name="gemmaspec",
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 app.command("status")(lookup.status)
 app.command("history")(lookup.history)
+app.command("top")(top.top)
+app.command("doctor")(doctor.doctor)
 app.command("plan")(plans.plan_file)
 app.command("recipes")(published.recipes)
 app.command("explain")(explain.explain)

@@ -1,0 +1,143 @@
+"""The plugin's verbs on a real API server, as a user who may only look (docs/plugin.md has the role)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from gemmaspec.cli.main import app
+from testbed import ControlPlane
+from testbed.controlplane import kubectl_program
+from tests.integration.test_schema import WRONG, merged
+
+pytestmark = pytest.mark.control_plane
+
+ROOT = Path(__file__).resolve().parents[2]
+WORLD = yaml.safe_load((ROOT / "tests/cli/world.yaml").read_text(encoding="utf-8"))
+NAMESPACE = "seen"
+BINDING = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {kind}
+metadata: {{name: {user}, namespace: {namespace}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: gemmaspec-viewer}}
+subjects: [{{kind: User, name: {user}, apiGroup: rbac.authorization.k8s.io}}]
+"""
+
+
+def role() -> str:
+    """The role as the documentation gives it."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/plugin.md").read_text(encoding="utf-8"), re.DOTALL)
+    return str(text)
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane: ControlPlane, stage: object) -> Iterator[ControlPlane]:
+    """A control plane with one resource that has a status, and users who may look: everywhere, and in one namespace."""
+    del stage  # the definition is served
+    kubectl = control_plane.kubectl
+    kubectl.apply(json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
+    kubectl.apply(role())
+    kubectl.apply(BINDING.format(kind="ClusterRoleBinding", user="viewer", namespace=NAMESPACE))
+    kubectl.apply(BINDING.format(kind="RoleBinding", user="neighbour", namespace="default"))
+    resource = {
+        "apiVersion": "gemmaspec.io/v1alpha1",
+        "kind": "GemmaSpecDeploy",
+        "metadata": {"name": "gemma4-31b", "namespace": NAMESPACE},
+        "spec": merged(WRONG["good"], {}),
+    }
+    kubectl.apply(json.dumps(resource))
+    patch = json.dumps({"status": WORLD["resource"]["status"]})
+    kubectl("patch", "gsd", "gemma4-31b", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", patch)
+    yield control_plane
+    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def run(plane: ControlPlane, user: str, *words: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--kubeconfig", str(plane.kubeconfig_for(user))])
+
+
+def test_status_for_programs(plane: ControlPlane) -> None:
+    result = run(plane, "viewer", "status", "gemma4-31b", "-n", NAMESPACE, "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["status"]["k"] == WORLD["resource"]["status"]["k"]
+    assert answer["pods"] == []
+
+
+def test_history_for_programs(plane: ControlPlane) -> None:
+    result = run(plane, "viewer", "history", "gemma4-31b", "-n", NAMESPACE, "-o", "yaml")
+    assert result.exit_code == 0, result.stderr
+    assert yaml.safe_load(result.stdout) == WORLD["resource"]["status"]["history"]
+
+
+def test_top_sees_all_namespaces(plane: ControlPlane) -> None:
+    result = run(plane, "viewer", "top", "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    found = {(entry["namespace"], entry["name"]): entry for entry in json.loads(result.stdout)}
+    assert found[NAMESPACE, "gemma4-31b"]["kEffective"] == 2
+
+
+def test_top_sees_the_own_namespace_where_one_may_see_no_more(plane: ControlPlane) -> None:
+    result = run(plane, "neighbour", "top", "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    assert {entry["namespace"] for entry in json.loads(result.stdout)} <= {"default"}
+
+
+def doctor(plane: ControlPlane, user: str) -> dict[str, dict[str, Any]]:
+    result = run(plane, user, "doctor", "-o", "json")
+    assert result.exit_code == 1, result.stderr  # there is no operator
+    return {entry["subject"]: entry for entry in json.loads(result.stdout)}
+
+
+def test_doctor(plane: ControlPlane) -> None:
+    found = doctor(plane, "viewer")
+    assert found["cluster"]["grade"] == "ok"
+    assert found["cluster"]["found"].startswith("Kubernetes v1.")
+    assert (found["definition"]["grade"], found["operator"]["grade"]) == ("ok", "missing")
+    assert "of this release" in found["definition"]["found"]
+    assert found["nodes"]["grade"] in ("note", "missing", "ok")
+    assert found["monitoring"]["grade"] == "note"
+    assert all(entry["remedy"] for entry in found.values() if entry["grade"] == "missing")
+
+
+def test_doctor_tells_what_one_may_not_see(plane: ControlPlane) -> None:
+    result = run(plane, "neighbour", "doctor", "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    found = {entry["subject"]: entry for entry in json.loads(result.stdout)}
+    assert (found["nodes"]["grade"], found["operator"]["grade"]) == ("unseen", "unseen")
+    assert found["definition"]["grade"] == "ok"
+
+
+def test_a_user_without_rights_is_told_what_to_ask_for(plane: ControlPlane) -> None:
+    result = run(plane, "stranger", "status", "gemma4-31b", "-n", NAMESPACE)
+    assert result.exit_code == 1
+    assert 'User "stranger" cannot get' in result.stderr
+    assert "docs/plugin.md has a role" in result.stderr
+
+
+def test_a_name_that_is_not_there(plane: ControlPlane) -> None:
+    result = run(plane, "viewer", "status", "gemma4-99b", "-n", NAMESPACE)
+    assert result.exit_code == 1
+    assert '"gemma4-99b" not found' in result.stderr
+    assert "kubectl get gsd -A" in result.stderr
+
+
+def test_kubectl_finds_it(plane: ControlPlane) -> None:
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": programs, "KUBECONFIG": str(plane.kubeconfig_for("viewer")), "COLUMNS": "120"}
+    command = [str(kubectl_program()), "gemmaspec", "status", "gemma4-31b", "-n", NAMESPACE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 desired, 2 effective" in done.stdout
+    assert "position 0  █" in done.stdout
