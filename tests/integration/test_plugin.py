@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gemmaspec.cli.main import app
 from testbed import ControlPlane
@@ -136,8 +135,15 @@ def test_a_name_that_is_not_there(plane: ControlPlane) -> None:
 def test_kubectl_finds_it(plane: ControlPlane) -> None:
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": programs, "KUBECONFIG": str(plane.kubeconfig_for("viewer")), "COLUMNS": "120"}
-    command = [str(kubectl_program()), "gemmaspec", "status", "gemma4-31b", "-n", NAMESPACE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    kubectl = str(kubectl_program())
+
+    def run_it(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [kubectl, *words], env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+
+    done = run_it("gemmaspec", "status", "gemma4-31b", "-n", NAMESPACE)
     assert "4 desired, 2 effective" in done.stdout
     assert "position 0  █" in done.stdout
+    completed = run_it("__complete", "gemmaspec", "status", "-n", NAMESPACE, "gem")
+    assert completed.stdout.splitlines() == ["gemma4-31b", ":4"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gemmaspec.cli import enginepod
+from gemmaspec.cli import completion, enginepod
 from gemmaspec.cli import output as outputs
 from gemmaspec.cli.access import Access, ContextOption, KubeconfigOption, NamespaceOption
 from gemmaspec.cli.output import Output, OutputOption
@@ -16,7 +16,7 @@ from gemmaspec.cli.output import Output, OutputOption
 if TYPE_CHECKING:
     from gemmaspec.adapters.reader import Reader
 
-NameArgument = Annotated[str, typer.Argument(help="Name of the GemmaSpecDeploy.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of the GemmaSpecDeploy.", autocompletion=completion.names)]
 
 
 def status(
