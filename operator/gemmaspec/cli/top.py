@@ -14,7 +14,7 @@ from gemmaspec.cli.access import Access, ContextOption, KubeconfigOption, Unansw
 from gemmaspec.cli.output import Output, OutputOption
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from gemmaspec.adapters.reader import Reader
 
@@ -49,7 +49,7 @@ def top(
         console.print(table(access.ask(_question(namespace)), time.time(), console.width))
         return
     try:
-        _watch(access, every)
+        _watch(access, every, console)
     except KeyboardInterrupt:
         return
 
@@ -70,18 +70,18 @@ def _question(namespace: str | None) -> Any:
     return question
 
 
-def _watch(access: Access, every: float) -> None:
+def _watch(access: Access, every: float, console: Console) -> None:
     """Look again and again. A look that fails is told, and the last answer stays on the screen."""
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    shown: RenderableType = table(access.ask(_question(access.namespace)), time.time(), 80)
-    with Live(shown, auto_refresh=False, screen=True) as live:
+    shown: RenderableType = table(access.ask(_question(access.namespace)), time.time(), console.width)
+    with Live(shown, console=console, auto_refresh=False, screen=True) as live:
         while True:
             try:
                 resources = asyncio.run(access.answer(_question(access.namespace)))
-                shown = table(resources, time.time(), live.console.width)
+                shown = table(resources, time.time(), console.width)
                 live.update(shown, refresh=True)
             except Unanswered as problem:
                 live.update(Group(shown, Text(f"\n{problem}", "red")), refresh=True)
