@@ -11,6 +11,7 @@ from gemmaspec.core import names
 
 DEFINITION: Final = f"{identity.PLURAL}.{identity.GROUP}"
 OPERATOR_SELECTOR: Final = "app.kubernetes.io/name=gemmaspec"
+OPERATOR_NAMESPACE: Final = "gemmaspec-system"
 METRICS_PORT: Final = 8080
 _RESOURCES: Final = f"/apis/{identity.GROUP}/{identity.VERSION}"
 
@@ -38,6 +39,15 @@ class Reader:
             return await self._items(f"{_RESOURCES}/{identity.PLURAL}")
         return await self._items(COLLECTIONS[identity.KIND].format(namespace=namespace))
 
+    async def visible_resources(self, namespace: str | None, own: str) -> list[Object]:
+        """The same, but for None those of the namespace ``own`` where one may not list all."""
+        try:
+            return await self.resources(namespace)
+        except Rejected as refusal:
+            if namespace is not None or refusal.status != 403:
+                raise
+            return await self.resources(own)
+
     async def pods(self, namespace: str, name: str) -> list[Object] | None:
         """The engine pods of a resource; None where one may not look at pods."""
         query = {"labelSelector": names.selector_text(name)}
@@ -60,10 +70,15 @@ class Reader:
         """The installed definition. Raises Missing."""
         return await self._cluster.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{DEFINITION}")
 
-    async def operators(self, namespace: str | None) -> list[Object]:
-        """The operator's Deployments of a namespace, or of the cluster for None."""
-        where = f"namespaces/{namespace}/" if namespace else ""
-        return await self._items(f"/apis/apps/v1/{where}deployments", {"labelSelector": OPERATOR_SELECTOR})
+    async def operators(self) -> list[Object]:
+        """The operator's Deployments, in all namespaces; in the one of our manifests where one may not list all."""
+        query = {"labelSelector": OPERATOR_SELECTOR}
+        try:
+            return await self._items("/apis/apps/v1/deployments", query)
+        except Rejected as refusal:
+            if refusal.status != 403:
+                raise
+            return await self._items(f"/apis/apps/v1/namespaces/{OPERATOR_NAMESPACE}/deployments", query)
 
     async def nodes(self) -> list[Object]:
         """All nodes."""

@@ -26,7 +26,7 @@ _MARKS: Final = {"ok": ("âœ“", "green"), "note": ("!", "yellow"), "missing": ("â
 def doctor(
     namespace: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="Look only there for operator and resources.", show_default=False),
+        typer.Option("--namespace", "-n", help="Look only at the resources there.", show_default=False),
     ] = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
@@ -39,8 +39,8 @@ def doctor(
     from gemmaspec.cli.checkup import Grade, findings
     from gemmaspec.recipes import load
 
-    async def question(reader: Reader, _: str) -> Seen:
-        return await look(reader, namespace)
+    async def question(reader: Reader, own: str) -> Seen:
+        return await look(reader, namespace, own)
 
     found = findings(Access(namespace, context, kubeconfig).ask(question), load())
     if output is not Output.TEXT:
@@ -53,16 +53,16 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def look(reader: Reader, namespace: str | None) -> Seen:
-    """See what a checkup looks at. namespace: of operator and resources; None for everywhere.
+async def look(reader: Reader, namespace: str | None, own: str) -> Seen:
+    """See what a checkup looks at. namespace: of the resources; None for all, or for ``own`` where one may not see all.
 
     Raises ApiFailure where the API server does not answer at all, or does not know us.
     """
     from gemmaspec.cli.checkup import Seen, Unseen, key_secret
 
     version = await reader.version()
-    operators = await _seen(reader.operators(namespace))
-    resources = await _seen(_or_none(reader.resources(namespace)))
+    operators = await _seen(reader.operators())
+    resources = await _seen(_or_none(reader.visible_resources(namespace, own)))
     key: bool | Unseen | None = None
     metrics: str | Unseen | None = None
     if isinstance(operators, Unseen):

@@ -58,14 +58,7 @@ def _question(namespace: str | None) -> Any:
     """All resources of the namespace, or of the cluster; of the context's namespace where one may not see all."""
 
     async def question(reader: Reader, own: str) -> Resources:
-        from gemmaspec.adapters.cluster import Rejected
-
-        try:
-            return await reader.resources(namespace)
-        except Rejected as refusal:
-            if namespace is not None or refusal.status != 403:
-                raise
-            return await reader.resources(own)
+        return await reader.visible_resources(namespace, own)
 
     return question
 
