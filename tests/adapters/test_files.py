@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gemmaspec.adapters.files import ENTRIES, LIVE_ENTRIES, PACKAGE, SITE, engine_files
+from gemmaspec.core.arguments import GUARD
 from gemmaspec.core.pod import config_key
+from gemmaspec_engine.leaving import MIDDLEWARE
 
 FILES = engine_files()
 
@@ -76,3 +78,9 @@ def test_live_files_are_a_distribution_with_the_plug_in(tmp_path: Path) -> None:
     )
     assert ran.stdout.split() == ["gemmaspec", "register"], ran.stderr
     assert not [path for path in FILES if "dist-info" in path], "only engines with the agent have it"
+
+
+def test_what_the_command_line_names_is_delivered() -> None:
+    """vLLM imports the middleware by name, which no import of ours tells."""
+    for name in (GUARD, MIDDLEWARE):
+        assert name.rsplit(".", 1)[0].replace(".", "/") + ".py" in engine_files()

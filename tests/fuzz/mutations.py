@@ -116,7 +116,7 @@ def _valid(path: Path, schema: Mapping[str, Any], value: Any) -> st.SearchStrate
 def _text(schema: Mapping[str, Any]) -> st.SearchStrategy[str]:
     most = min(schema.get("maxLength", 40), 40)
     if "pattern" not in schema:
-        return st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=most)
+        return st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Cn", "Co"]), max_size=most)
     pattern = re.compile(schema["pattern"].removeprefix("^").removesuffix("$"), re.ASCII)
     found = st.from_regex(pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))
     return found.filter(lambda text: len(text) <= schema.get("maxLength", 512) and text.isprintable())

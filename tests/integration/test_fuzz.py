@@ -8,7 +8,8 @@ from tests.fuzz.campaign import play
 from tests.integration.fake_engine import FakeEngines
 from tests.integration.scene import Scene
 
-pytestmark = pytest.mark.control_plane
+# Not in the gate: what is drawn depends on the schema, and the oracle still calls some fields ignored that act.
+pytestmark = [pytest.mark.control_plane, pytest.mark.campaign]
 
 
 def test_mutations_act_or_are_refused_and_reverting_restores(running: Scene, fake_engines: FakeEngines) -> None:

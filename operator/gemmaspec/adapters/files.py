@@ -11,8 +11,8 @@ from gemmaspec_engine.agent.plugin import ENTRY_POINTS, METADATA
 
 PACKAGE = "gemmaspec_engine"
 
-# What the pod starts with `python3 -m`, and the import hook that patched modules need.
-ENTRIES = ("launch", "preflight", "probe", "pinned_import", "weights")
+# What the pod starts with `python3 -m`, what vLLM imports by name, and the import hook that patched modules need.
+ENTRIES = ("launch", "guard", "preflight", "probe", "pinned_import", "weights")
 # With the agent that moves K in the running engine.
 PLUGIN = "agent.plugin"
 LIVE_ENTRIES = (*ENTRIES, "agent.scheduler", PLUGIN)
