@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,20 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
-    """Say that a long step begins, and how many seconds it took."""
+def step(text: str, every: float = 30.0) -> Iterator[None]:
+    """Say that a long step begins, every so many seconds that it still goes on, and how many seconds it took."""
     say(f"{text} ...")
-    begun = time.monotonic()
-    yield
+    begun, over = time.monotonic(), threading.Event()
+
+    def beat() -> None:
+        while not over.wait(every):
+            say(f"{text}: {time.monotonic() - begun:.0f} s so far")
+
+    threading.Thread(target=beat, daemon=True, name="progress").start()
+    try:
+        yield
+    finally:
+        over.set()
     say(f"{text}: done in {time.monotonic() - begun:.1f} s")
 
 
