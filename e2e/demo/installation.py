@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from testbed.deadline import wait_for
 from testbed.kubectl import Kubectl, KubectlError
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -77,8 +78,14 @@ def install_crd(kubectl: Kubectl) -> bool:
     """Apply the CRD and wait until it serves. Returns whether it was there before."""
     before = exists(kubectl, "crd", CRD_NAME)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD))
-    kubectl("wait", "--for=condition=Established", f"crd/{CRD_NAME}", "--timeout=30s", timeout=40)
+    wait_for(lambda: established(kubectl, CRD_NAME), f"{CRD_NAME} established", 60)
     return before
+
+
+def established(kubectl: Kubectl, name: str) -> bool:
+    """Whether a definition is served. `kubectl wait` fails on one that is so new that it has no conditions at all."""
+    conditions = kubectl.json("get", "crd", name).get("status", {}).get("conditions") or ()
+    return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
 
 
 def install_operator(kubectl: Kubectl, image: str) -> Operator:

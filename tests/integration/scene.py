@@ -29,6 +29,9 @@ NAME = "tried"
 OWNED = "gemmaspec.io/deploy"
 
 
+_LEAST_SECONDS = 60.0
+
+
 class Scene:
     """Helpers about one resource called ``tried`` in a namespace of its own."""
 
@@ -143,8 +146,12 @@ class Scene:
     # --- waiting
 
     def until(self, probe: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-        """Wait for something; what the scene knows is told when it does not come."""
-        return wait_for(probe, what, seconds, every=0.1, fail=self.story)
+        """Wait for something; what the scene knows is told when it does not come.
+
+        seconds: what it takes at most on a machine that is not overloaded. Nothing is promised by it (what is, is
+        measured), so that a slow machine gets more.
+        """
+        return wait_for(probe, what, max(seconds, _LEAST_SECONDS), every=0.1, fail=self.story)
 
     def converged(self, name: str = NAME) -> bool:
         """Whether what runs is what the newest spec asks for, and the status says so."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from demo.installation import established
 from gemmaspec.core import names
 from monitoring.manifests import FOLDER
 from testbed import ControlPlane
@@ -32,7 +33,7 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
     folder = sources(*OPERATOR) / "example" / "prometheus-operator-crd"
     for name in DEFINITIONS:
         run("apply", "--server-side", "-f", str(folder / f"monitoring.coreos.com_{name}.yaml"))
-        run("wait", "--for=condition=Established", f"crd/{name}.monitoring.coreos.com", "--timeout=60s", timeout=70)
+        wait_for(lambda name=name: established(run, f"{name}.monitoring.coreos.com"), f"{name} established", 60)
     run.apply(json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gemmaspec-system"}}))
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,6 +181,7 @@ def test_earlier_revisions_are_kept_up_to_the_limit(running: Scene) -> None:
         running.apply(model={"target": f"/models/m{i}"}, rollout=rollout(revisionHistoryLimit=1))
         names.append(f"{NAME}-{running.wait_converged()['revision']}")
         running.until(lambda: running.status()["lastGoodRevision"] in names[-1], "the good one", 10)
+        time.sleep(1.1)  # ages of revisions are told apart by their Deployments' creation, in whole seconds
     running.until(lambda: set(running.deployments()) == set(names[-2:]), "pruning", 10)
     assert running.deployments()[names[-2]] == 0
     kept = {name for plural, name in running.children() if plural == "configmaps"}
