@@ -19,7 +19,7 @@ from pathlib import Path
 from gemmaspec_engine import boots, fingerprint, memory, mount, rootcause, supervise, termination
 from gemmaspec_engine.environment import engine_environment
 from gemmaspec_engine.health import HealthWatch, PulseWatch
-from gemmaspec_engine.leaving import MIDDLEWARE, SECRET, Parting, own_timeout
+from gemmaspec_engine.leaving import MIDDLEWARE, SECRET, Parting
 from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.signals import Signals
 from gemmaspec_engine.standin import StandIn
@@ -179,10 +179,10 @@ class Launcher:
             hung[:] = [words for pulse in pulses if (words := pulse.lost())]
             return bool(hung)
 
-        arguments, seconds = own_timeout(self.arguments)
-        parting = Parting(self.host, self.port, seconds)
+        parting = Parting(self.host, self.port)
         env = engine_environment(self.pin, os.environ, mount.package()) | {SECRET: parting.secret}
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--middleware", MIDDLEWARE]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self.arguments]
+        command += ["--middleware", MIDDLEWARE]
         try:
             end, lines = supervise.run(command, self.signals, lambda: self._credit(watch), env, hangs, parting.over)
         finally:

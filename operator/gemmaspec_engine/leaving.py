@@ -14,19 +14,20 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from gemmaspec_engine import health
 
-__all__ = ["MIDDLEWARE", "SECRET", "Leaving", "Parting", "own_timeout"]
+__all__ = ["MIDDLEWARE", "PARTING_SECONDS", "SECRET", "Leaving", "Parting"]
 
 MIDDLEWARE: Final = "gemmaspec_engine.leaving.Leaving"
 SECRET: Final = "GEMMASPEC_LEAVING"  # noqa: S105 (a variable's name)
 """Variable with what the launcher made up for this boot, so that nobody else can ask."""
 _PATH: Final = "/gemmaspec/leave/"
-_CUT_SECONDS: Final = 5
-"""What vLLM itself gives to requests that outlast the drain, before it cuts them with an error of its own."""
+PARTING_SECONDS: Final = 10
+"""How long clients may take to leave. Then vLLM hears of the stop, and its own drain lets running requests end: where
+this is the only engine, kube-proxy goes on to send it new ones, and there would be no end of them."""
 _POLL_SECONDS: Final = 0.1
 # A client that has just read the end of an answer sends its next request within this time, or finds the end of the
 # connection before it does.
@@ -82,9 +83,8 @@ class Leaving:
 class Parting:
     """The launcher's side: asks the engine to leave, in a thread, and knows when it may be told to stop."""
 
-    def __init__(self, host: str, port: int, seconds: float) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._seconds = seconds
         self._asked: threading.Thread | None = None
         self.secret = secrets.token_hex(16)
 
@@ -96,15 +96,4 @@ class Parting:
         return not self._asked.is_alive()
 
     def _ask(self) -> None:
-        health.status(*self._target, _PATH + self.secret, self._seconds)
-
-
-def own_timeout(arguments: Sequence[str]) -> tuple[list[str], float]:
-    """The engine's arguments with a short ``--shutdown-timeout``, and the drain that was asked for in its place, in
-    seconds. Without that flag the engine has no drain of its own, and gets none.
-    """
-    if "--shutdown-timeout" not in arguments:
-        return list(arguments), 0.0
-    at = arguments.index("--shutdown-timeout") + 1
-    seconds = float(arguments[at])
-    return [*arguments[:at], str(min(_CUT_SECONDS, int(seconds))), *arguments[at + 1 :]], seconds
+        health.status(*self._target, _PATH + self.secret, PARTING_SECONDS)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from gemmaspec_engine.leaving import SECRET, Leaving, own_timeout
+from gemmaspec.core import pod
+from gemmaspec_engine import leaving
+from gemmaspec_engine.leaving import SECRET, Leaving
 
 PATH = "/gemmaspec/leave/made-up"
 
@@ -52,15 +54,15 @@ async def test_the_answer_comes_when_nothing_runs_any_more() -> None:
     server = Server()
     running = asyncio.create_task(server.ask("/v1/completions"))
     await asyncio.sleep(0.01)
-    leaving = asyncio.create_task(server.ask(PATH))
+    going = asyncio.create_task(server.ask(PATH))
     await asyncio.sleep(0.3)
     late = asyncio.create_task(server.ask("/v1/completions"))
     await asyncio.sleep(1.2)
-    assert not leaving.done(), "two requests run"
+    assert not going.done(), "two requests run"
     server.go.set()
     assert not closes(await running), "its answer had begun before"
     assert closes(await late)
-    assert (await asyncio.wait_for(leaving, 20))[0]["status"] == 200
+    assert (await asyncio.wait_for(going, 20))[0]["status"] == 200
 
 
 async def test_before_that_connections_stay() -> None:
@@ -84,7 +86,5 @@ async def test_without_a_secret_nobody_can(monkeypatch: pytest.MonkeyPatch) -> N
     assert (await server.ask("/gemmaspec/leave/"))[-1]["body"] == b"."
 
 
-def test_the_engines_own_drain_only_cuts_what_is_left() -> None:
-    assert own_timeout(["--a", "--shutdown-timeout", "30", "--b"]) == (["--a", "--shutdown-timeout", "5", "--b"], 30.0)
-    assert own_timeout(["--shutdown-timeout", "0"]) == (["--shutdown-timeout", "0"], 0.0)
-    assert own_timeout(["--a"]) == (["--a"], 0.0)
+def test_the_pod_has_the_time_that_the_launcher_takes() -> None:
+    assert pod.PARTING_SECONDS == leaving.PARTING_SECONDS

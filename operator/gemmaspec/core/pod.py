@@ -14,6 +14,8 @@ from gemmaspec.core.resolve import DEFAULT_UTILIZATION, GB10_MEMORY_GIB, Resolve
 GB10_PRODUCTS = ["NVIDIA-GB10", "NVIDIA-GB10-SHARED"]
 # Endpoint removal reaches every kube-proxy within this time; until then a leaving engine still takes requests.
 PRE_STOP_SECONDS = 5
+# What the launcher gives clients to leave before vLLM drains (gemmaspec_engine.leaving).
+PARTING_SECONDS = 10
 # After the drain vLLM frees its device and exits; a 31B engine takes a few seconds.
 TEARDOWN_SECONDS = 15
 PROBE_PERIOD_SECONDS = 5
@@ -28,7 +30,7 @@ def pod_template(
     """
     spec = resolved.spec
     labels = names.labels(name) | {names.REVISION_LABEL: revision}
-    grace = PRE_STOP_SECONDS + spec.rollout.drain_seconds + TEARDOWN_SECONDS
+    grace = PRE_STOP_SECONDS + PARTING_SECONDS + spec.rollout.drain_seconds + TEARDOWN_SECONDS
     body: dict[str, Any] = {
         "serviceAccountName": name,
         "automountServiceAccountToken": False,
