@@ -11,13 +11,14 @@ from typing import Any
 import openai
 import pytest
 
+from gemmaspec.core import figures
 from stories import Tiny
 from testbed.deadline import wait_for
 from tinypair.languages import prompt
 
 SECONDS = float(os.environ.get("GEMMASPEC_QUIET_SECONDS", "40"))
 """Length of the quiet; the requirement speaks of 600, the gate takes 40."""
-_WARM_SECONDS = 180.0
+_WARM_SECONDS = 420.0  # the first figures may be of traffic that has just begun, and are renewed once a minute at most
 _PERIOD = 1.0  # seconds from request to request
 _TOKENS = 40  # of each answer
 
@@ -85,6 +86,6 @@ def _figures(body: Any) -> Any:
 
 
 def _figures_stand(status: dict[str, Any]) -> bool:
-    """Whether the status tells the speed of the traffic that flows, nearly enough to be left alone."""
+    """Whether the status tells the speed of the traffic that flows, nearly enough to be left alone (core.figures)."""
     told, expected = status.get("throughput", {}).get("tokensPerSecond", 0.0), _TOKENS / _PERIOD
-    return "acceptance" in status and abs(told - expected) <= 0.25 * expected
+    return "acceptance" in status and abs(told - expected) <= 0.8 * figures.THROUGHPUT_BAND * told

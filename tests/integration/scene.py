@@ -153,6 +153,13 @@ class Scene:
         """
         return wait_for(probe, what, max(seconds, _LEAST_SECONDS), every=0.1, fail=self.story)
 
+    def never(self, probe: Callable[[], Any], what: str, seconds: float) -> None:
+        """Look for so long that something does not happen."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert not probe(), f"{what}\n{self.story()}"
+            time.sleep(0.1)
+
     def converged(self, name: str = NAME) -> bool:
         """Whether what runs is what the newest spec asks for, and the status says so."""
         resource = self.resource(name)
