@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +13,16 @@ import pytest
 from openai import OpenAI
 
 from demo.door import door
-from demo.installation import SAMPLE, Operator, exists, wait_ready
+from demo.installation import (
+    SAMPLE,
+    Operator,
+    described,
+    exists,
+    install_crd,
+    install_operator,
+    rendered,
+    wait_ready,
+)
 from demo.resource import Resource, manifest, merged, pod_ready
 from gemmaspec.core.live import token
 from testbed import Cluster
@@ -95,6 +104,20 @@ class Site:
         resource = self.resource(name)
         resource.apply(tiny_manifest(self.cluster, name, **changes))
         return resource
+
+
+@contextmanager
+def two_boxes(name: str, api_flags: Sequence[str] = ()) -> Iterator[Site]:
+    """A cluster of two boxes with the operator, taken down at the end."""
+    cluster = Cluster.up(name, nodes=2, api_flags=api_flags)
+    try:
+        image = cluster.load("operator")["operator"]
+        install_crd(cluster.kubectl)
+        give_key(cluster.kubectl, described(rendered(cluster.kubectl, image)).namespace)
+        namespace(cluster.kubectl)
+        yield Site(cluster, install_operator(cluster.kubectl, image))
+    finally:
+        cluster.down()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from demo.installation import described, install_crd, install_operator, rendered
 from demo.resource import Resource, pod_ready
-from stories import BOOT_SECONDS, Site, give_key, namespace
-from testbed import Cluster
+from stories import BOOT_SECONDS, Site, two_boxes
 from testbed.deadline import wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.campaign, pytest.mark.timeout(1800)]
@@ -23,15 +21,8 @@ _TOLERATED = ("--default-unreachable-toleration-seconds=5", "--default-not-ready
 @pytest.fixture(scope="module")
 def boxes(site: Site) -> Iterator[Site]:
     """A cluster of two boxes; the operator's pod keeps to neither."""
-    cluster = Cluster.up(f"{site.own.name}-lost", nodes=2, api_flags=_TOLERATED)
-    try:
-        image = cluster.load("operator")["operator"]
-        install_crd(cluster.kubectl)
-        give_key(cluster.kubectl, described(rendered(cluster.kubectl, image)).namespace)
-        namespace(cluster.kubectl)
-        yield Site(cluster, install_operator(cluster.kubectl, image))
-    finally:
-        cluster.down()
+    with two_boxes(f"{site.own.name}-lost", _TOLERATED) as found:
+        yield found
 
 
 def _living(resource: Resource) -> list[dict[str, Any]]:

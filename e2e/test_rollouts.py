@@ -13,11 +13,9 @@ from typing import Any, Final
 import pytest
 
 from demo.door import door
-from demo.installation import described, install_crd, install_operator, rendered
 from demo.resource import Resource, condition, pod_ready, settled
 from gemmaspec.core import names
-from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, Tiny, give_key, kill_operator, namespace
-from testbed import Cluster
+from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, Tiny, kill_operator, two_boxes
 from testbed.deadline import wait_for
 from traffic import Traffic
 
@@ -92,15 +90,8 @@ class Watch(threading.Thread):
 @pytest.fixture(scope="module")
 def boxes(site: Site) -> Iterator[Site]:
     """A cluster of two boxes, of which each has room for one engine."""
-    cluster = Cluster.up(f"{site.own.name}-boxes", nodes=2)
-    try:
-        image = cluster.load("operator")["operator"]
-        install_crd(cluster.kubectl)
-        give_key(cluster.kubectl, described(rendered(cluster.kubectl, image)).namespace)
-        namespace(cluster.kubectl)
-        yield Site(cluster, install_operator(cluster.kubectl, image))
-    finally:
-        cluster.down()
+    with two_boxes(f"{site.own.name}-boxes") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
