@@ -7,7 +7,8 @@ resources).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -257,10 +258,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         accept: str = JSON,
     ) -> bytes:
-        headers = {"Content-Type": content_type, "Accept": accept}
-        auth = await self._configuration.auth_settings()
-        if "BearerToken" in auth:
-            headers["Authorization"] = str(auth["BearerToken"]["value"])
+        headers = await self._headers(content_type, accept)
         url = self._configuration.host + path
         data = None if body is None else orjson.dumps(body)
         try:
@@ -271,6 +269,30 @@ class Cluster:
         if response.status >= 300:
             raise sort_failure(response.status, text, response.headers)
         return text
+
+    async def _headers(self, content_type: str, accept: str) -> dict[str, str]:
+        headers = {"Content-Type": content_type, "Accept": accept}
+        auth = await self._configuration.auth_settings()
+        if "BearerToken" in auth:
+            headers["Authorization"] = str(auth["BearerToken"]["value"])
+        return headers
+
+    @asynccontextmanager
+    async def opened(
+        self, method: str, path: str, body: Mapping[str, Any], seconds: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """An answer as it comes, for streams through the proxy. Raises ApiFailure, while it is read too."""
+        headers = await self._headers(JSON, "*/*")
+        limit = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.request(
+                method, self._configuration.host + path, data=orjson.dumps(body), headers=headers, timeout=limit
+            ) as response:
+                if response.status >= 300:
+                    raise sort_failure(response.status, await response.read(), response.headers)
+                yield response.content
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ApiFailure(0, f"the stream broke off: {type(error).__name__}: {error}") from error
 
 
 def is_undeclared(failure: ApiFailure) -> bool:

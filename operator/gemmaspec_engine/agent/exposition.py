@@ -75,6 +75,8 @@ def _steps(text: _Text, agent: Agent) -> None:
     text.family("goodput_tokens_per_second", "gauge", "Recent tokens per second of decode steps at each K", goodput)
     totals = [(f'k="{k}"', float(steps.steps)) for k, steps in per_k]
     text.family("decode_steps_total", "counter", "Decode steps that verified each K", totals)
+    requests = [(f'k="{k}"', float(steps.requests)) for k, steps in per_k]
+    text.family("decode_requests_total", "counter", "Requests in those steps, summed over them", requests)
     tokens = [(f'k="{k}"', float(steps.tokens)) for k, steps in per_k]
     text.family("decode_tokens_total", "counter", "Tokens of those steps", tokens)
     name = _PREFIX + "step_seconds"

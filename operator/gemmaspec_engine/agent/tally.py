@@ -24,10 +24,20 @@ SEEN_MOST = 4096
 class _PerK:
     """Totals of the steps that verified one K."""
 
-    __slots__ = ("recent_batch", "recent_ms", "recent_tokens", "recent_weight", "steps", "timed", "timed_ms", "tokens")
+    __slots__ = (
+        "recent_batch",
+        "recent_ms",
+        "recent_tokens",
+        "recent_weight",
+        "requests",
+        "steps",
+        "timed",
+        "timed_ms",
+        "tokens",
+    )
 
     def __init__(self) -> None:
-        self.steps = self.tokens = self.timed = 0
+        self.steps = self.requests = self.tokens = self.timed = 0
         self.timed_ms = 0.0
         self.recent_ms = self.recent_tokens = self.recent_batch = self.recent_weight = 0.0
 
@@ -87,6 +97,7 @@ class Tally:
         if per_k is None:
             per_k = self.per_k[k] = _PerK()
         per_k.steps += 1
+        per_k.requests += batch
         per_k.tokens += tokens
         if 0.0 < step_ms < math.inf:
             per_k.time(batch, tokens, step_ms)

@@ -1,0 +1,106 @@
+"""Who moves K for a benchmark. What is held ends by itself: a benchmark that died never leaves K where it was put."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final, Protocol
+
+from gemmaspec.adapters.transport import Transport, Unreached
+
+# Held for so long, and renewed so often: a dead benchmark's K is gone within a minute.
+HOLD_SECONDS: Final = 60.0
+RENEW_SECONDS: Final = 20.0
+# Settings that end at once: what stood before them holds again.
+_RELEASE_SECONDS: Final = 0.001
+
+
+class Unsteerable(Exception):
+    """K can't be moved; the text says why, and what to do."""
+
+
+class Steering(Protocol):
+    """Moves K of one engine."""
+
+    @property
+    def name(self) -> str:
+        """How, for the result: Live or Restart."""
+
+    async def hold(self, k: int, seconds: float) -> None:
+        """K is ``k`` from now on, for so long at least where it ends by itself. Raises Unsteerable or Unreached."""
+
+    async def release(self) -> None:
+        """K is again what it would be without the benchmark. Raises Unsteerable or Unreached."""
+
+
+class AgentPort:
+    """By the port of the agent in the engine."""
+
+    name = "Live"
+
+    def __init__(self, agent: Transport) -> None:
+        self._agent = agent
+
+    async def hold(self, k: int, seconds: float) -> None:
+        """See Steering."""
+        await self._put({"mode": "Fixed", "k": k, "untilSeconds": seconds})
+
+    async def release(self) -> None:
+        """See Steering."""
+        await self._put({"mode": "Fixed", "untilSeconds": _RELEASE_SECONDS})
+
+    async def _put(self, settings: dict[str, object]) -> None:
+        try:
+            await self._agent.put("/k", settings)
+        except Unreached as failure:
+            if failure.status == 401:
+                raise Unsteerable(
+                    "the agent does not know this token; it is the hex HMAC-SHA256 of the resource's uid under the "
+                    "operator's key (docs/bench.md)"
+                ) from failure
+            if failure.status in (409, 422):
+                raise Unsteerable(f"the agent does not move K: {failure}") from failure
+            raise
+
+
+class Held:
+    """Keeps a K held while measurements go on."""
+
+    def __init__(self, steering: Steering) -> None:
+        self._steering = steering
+        self._k: int | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self.failure: Unreached | Unsteerable | None = None
+        """What the last renewal met; the K may have ended since."""
+
+    async def hold(self, k: int) -> None:
+        """K is ``k`` until another is held, or until released."""
+        if k == self._k and self.failure is None:
+            return
+        await self._stop()
+        await self._steering.hold(k, HOLD_SECONDS)
+        self._k, self.failure = k, None
+        self._renewing = asyncio.create_task(self._renew(k))
+
+    async def release(self) -> None:
+        """Let go, where anything is held."""
+        await self._stop()
+        if self._k is not None:
+            self._k = None
+            await self._steering.release()
+
+    async def _renew(self, k: int) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await self._steering.hold(k, HOLD_SECONDS)
+                self.failure = None
+            except (Unreached, Unsteerable) as failure:
+                self.failure = failure
+
+    async def _stop(self) -> None:
+        task, self._renewing = self._renewing, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
