@@ -113,9 +113,10 @@ class Engines:
         """What the agent at ``ip`` says of itself. Raises ScrapeError."""
         return parse_report(await self._get(ip, port, "/status", token), now)
 
-    async def steer(self, ip: str, port: int, token: str, wanted: Wanted) -> None:
-        """Give the agent its settings. Raises ScrapeError where it does not take them."""
-        await self._put(ip, port, "/k", token, json.dumps(wanted.body()))
+    async def steer(self, ip: str, port: int, token: str, wanted: Wanted, seconds: float | None = None) -> None:
+        """Give the agent its settings, for so long or to stay. Raises ScrapeError where it does not take them."""
+        ends = {} if seconds is None else {"untilSeconds": round(seconds, 1)}
+        await self._put(ip, port, "/k", token, json.dumps(wanted.body() | ends))
 
     async def state(self, ip: str, port: int, token: str) -> str:
         """What the agent has learnt, as JSON. Raises ScrapeError."""
@@ -187,6 +188,7 @@ def parse_report(body: bytes, now: float) -> Report:
             restored=str((told.get("state") or {}).get("restored") or ""),
             recent=tuple(entry.get("recent") for entry in told["acceptance"]["positions"]),
             step_ms={int(k): float(e["stepMs"]) for k, e in told["steps"]["perK"].items() if e.get("stepMs")},
+            until=now + float(k["untilSeconds"]) if k.get("untilSeconds") else None,
             graphs={str(mode): int(count) for mode, count in told["engine"]["graphs"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

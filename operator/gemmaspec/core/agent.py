@@ -45,5 +45,7 @@ class Report:
     """Where its knowledge of earlier traffic came from: `volume` or `port`; empty for nowhere."""
     recent: tuple[float | None, ...] = ()
     """Recent conditional acceptance by position; None where nothing was drafted of late."""
+    until: float | None = None
+    """When its settings end and the ones before them hold again, seconds since the epoch; None: they stand."""
     step_ms: Mapping[int, float] = field(default_factory=dict)
     """Recent time of a step in milliseconds, by the K that it verified."""

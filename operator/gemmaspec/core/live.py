@@ -157,6 +157,7 @@ def running_k(series: Sequence[Sequence[Report]]) -> tuple[int, str] | None:
     where no agent has told.
     """
     counted: dict[int, int] = {}
+    series = [_unheld(reports) for reports in series]
     for reports in series:
         if not reports:
             continue
@@ -169,6 +170,15 @@ def running_k(series: Sequence[Sequence[Report]]) -> tuple[int, str] | None:
     most = max(sorted(counted), key=lambda k: counted[k]) if any(counted.values()) else min(last.k for last in told)
     why = next((last.reason for last in told if last.k == most and last.reason), "the agents in the engines chose it")
     return most, why
+
+
+def _unheld(reports: Sequence[Report]) -> Sequence[Report]:
+    """Reports since K was last held for a while, once steps were made: that K was nobody's choice."""
+    last = max((i for i, report in enumerate(reports) if report.until is not None), default=None)
+    if last is None:
+        return reports
+    since = reports[last + 1 :]
+    return since if since and since[0].steps != since[-1].steps else ()
 
 
 def lifetime(series: Sequence[Sequence[Report]]) -> Window:

@@ -141,6 +141,7 @@ class Resource:
     deleting: bool
     spec: Mapping[str, Any]
     status: Mapping[str, Any]
+    annotations: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from gemmaspec.core import (
     canary,
     control,
     drift,
+    hold,
     learned,
     live,
     memory,
@@ -30,6 +31,7 @@ from gemmaspec.core.analysis import Answer, Verdict
 from gemmaspec.core.canary import Rollout, Turn
 from gemmaspec.core.control import Change, Evidence
 from gemmaspec.core.health import health
+from gemmaspec.core.hold import Hold
 from gemmaspec.core.learned import Restore, Save
 from gemmaspec.core.observation import Child, Observation, Pod, Sample
 from gemmaspec.core.plan import Plan, engine_identity, pin_of, plan
@@ -80,10 +82,11 @@ class Reset:
 
 @dataclass(frozen=True)
 class Steer:
-    """Tell an agent its settings."""
+    """Tell an agent its settings. seconds: after so long they end; None for never."""
 
     pod: Pod
     wanted: Wanted
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,8 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     actions = () if observation.foreign else tuple(_actions(observation, planned.shared, own, facts, scale))
     if agent:
         followers = [pod for pod in observation.pods if pod.revision == planned.revision or not known.on_trial]
-        actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault)))
+        held = None if change.state.fault else hold.read(observation.resource.annotations, observation.now)
+        actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), held))
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
             actions += tuple(learned.steps(observation, planned.engine, planned.revision))
     return Decision(actions=actions, status=body, wake_after=_wake(observation, change, verdict), reading=reading)
@@ -275,12 +279,16 @@ def _agent(observation: Observation, resolved: Resolved, settings: Settings) -> 
     return live.token(settings.key, observation.resource.owner.uid)
 
 
-def _steering(observation: Observation, pods: Iterable[Pod], wanted: Wanted) -> Iterable[Steer]:
-    """Agents that follow other settings than the spec's: fresh pods, and every pod after an edit or a fault."""
+def _steering(observation: Observation, pods: Iterable[Pod], wanted: Wanted, held: Hold | None) -> Iterable[Steer]:
+    """Agents that follow other settings than the spec's, or than those held for a while: fresh pods, and every pod
+    after an edit or a fault.
+    """
     for pod in pods:
         reports = observation.agents.get(pod.uid, ())
-        if pod.live and pod.ready and reports and reports[-1].live and reports[-1].settings != wanted:
-            yield Steer(pod, wanted)
+        if pod.live and pod.ready and reports and reports[-1].live:
+            settings = hold.told(reports[-1], wanted, held, observation.now)
+            if settings is not None:
+                yield Steer(pod, *settings)
 
 
 def decide_k(observation: Observation, resolved: Resolved, by_agents: bool = False) -> tuple[Change, Evidence]:

@@ -139,6 +139,7 @@ class Cache:
             deleting="deletionTimestamp" in body["metadata"],
             spec=body.get("spec", {}),
             status=body.get("status", {}),
+            annotations=body["metadata"].get("annotations") or {},
         )
 
     def every(self) -> list[tuple[str, str]]:

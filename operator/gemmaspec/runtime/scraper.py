@@ -101,11 +101,11 @@ class Scraper:
         if len(known) == 1 or _says(known[-2]) != _says(report):
             self._wake(key)
 
-    async def steer(self, key: Key, pod: Pod, wanted: Wanted) -> None:
-        """Give an agent its settings, and hear what it says then. Raises ScrapeError."""
+    async def steer(self, key: Key, pod: Pod, wanted: Wanted, seconds: float | None = None) -> None:
+        """Give an agent its settings, for so long or to stay, and hear what it says then. Raises ScrapeError."""
         token = self._token_of(key)
         if token and pod.ip:
-            await self._engines.steer(pod.ip, AGENT_PORT, token, wanted)
+            await self._engines.steer(pod.ip, AGENT_PORT, token, wanted, seconds)
             await self._ask_agent(key, pod)
 
     async def state(self, key: Key, pod: Pod) -> str:

@@ -179,9 +179,9 @@ class Worker:
                 self._cache.wrote(child.kind, answer)
                 if answer["metadata"]["resourceVersion"] == child.resource_version:
                     self._cache.settle(child.uid, child.resource_version)
-            case Steer(pod, wanted):
+            case Steer(pod, wanted, seconds):
                 try:
-                    await self._scraper.steer(key, pod, wanted)
+                    await self._scraper.steer(key, pod, wanted, seconds)
                 except ScrapeError as failure:
                     metrics.SCRAPE_ERRORS.inc()
                     log.warning("%s/%s: the agent of %s does not take its settings: %s", *key, pod.name, failure)

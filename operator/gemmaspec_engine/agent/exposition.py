@@ -47,6 +47,9 @@ def _decisions(text: _Text, agent: Agent) -> None:
     mode = controller.settings_json()["mode"]
     text.family("live", "gauge", "1 when the agent moves K, 0 when it only watches", [("", not agent.engine.refusal)])
     text.family("k", "gauge", "K of the last scheduled step", [(f'mode="{mode}"', controller.k)])
+    held = controller.settings_json()
+    holds = [("", float(held["static"]))] if held["untilSeconds"] else []
+    text.family("held_k", "gauge", "K of settings that end by themselves; absent while none do", holds)
     text.family("k_changed_timestamp_seconds", "gauge", "When K last changed, Unix time", [("", controller.since)])
     decided = [(f'k="{k}"', float(n)) for k, n in sorted(controller.decisions.items())]
     text.family("decisions_total", "counter", "Steps scheduled at each K", decided)
