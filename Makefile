@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast campaign lint generate stepcost klab matrix faults fuzz scale clean
+.PHONY: help demo test test-fast campaign lint generate stepcost klab matrix faults fuzz soak scale clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ faults: $(VENV)/ready ## Every fault between operator and API server in every sc
 
 fuzz: $(VENV)/ready ## Thousands of mutated specs against a running operator; rewrites bench/results/fuzz.md
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: $(VENV)/ready ## Traffic and random faults for an hour on real engines (ARGS="--minutes 10"); rewrites bench/results/soak.md
+	$(BIN)/python -m soak $(ARGS)
 
 scale: $(VENV)/ready ## A thousand resources beside a thousand LeaderWorkerSets; rewrites bench/results/scale-*.json
 	$(BIN)/python -m bench.scale $(ARGS)

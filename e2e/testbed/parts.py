@@ -68,6 +68,10 @@ class ControlMachine(Machine):
         """Start etcd and the API server."""
         etcd = components.etcd(programs(ETCD), self.folder / "etcd", _ETCD_PORT)
         self.program("etcd", etcd)
+        self.start_api_alone(secrets, flags)
+
+    def start_api_alone(self, secrets: Secrets, flags: Sequence[str] = ()) -> None:
+        """Start the API server beside the etcd that runs."""
         folder = programs(KUBERNETES)
         command = components.apiserver(
             folder, secrets, _ETCD_PORT, CONTROL_ADDRESS, API_PORT, SERVICE_RANGE, self.audit_log

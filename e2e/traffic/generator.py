@@ -34,6 +34,7 @@ class Traffic:
     that restarts costs calls, not the run. With one seed the requests are the same ones in the same order.
     pooled: connections are kept, as clients do; a Service spreads connections and not requests, so that an engine
     which comes later sees nothing of them. Without, each request may go to another engine.
+    pause: seconds that a stream waits between an answer and its next request.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Traffic:
         call_seconds: float = 60.0,
         seed: int = 0,
         pooled: bool = True,
+        pause: float = 0.0,
     ) -> None:
         self.base_url = base_url
         self.code_share = code_share
@@ -61,6 +63,7 @@ class Traffic:
         self._prompt_chars = prompt_chars
         self._call_seconds = call_seconds
         self._pooled = pooled
+        self._pause = pause
         self._numbers = itertools.count(seed * 1_000_000)
         self._code_owed = 0.0
         self._stopping = threading.Event()
@@ -131,6 +134,7 @@ class Traffic:
             self.calls.append(call)
             if call.ok:
                 pause = _RETRY_FIRST
+                await asyncio.sleep(self._pause)
                 continue
             await asyncio.sleep(pause)
             pause = min(2 * pause, _RETRY_MOST)

@@ -159,6 +159,14 @@ def test_a_day_is_remembered_in_few_samples_and_loses_no_draft() -> None:
     assert len(short) < MOST_SAMPLES + 60
 
 
+def test_a_clock_that_was_set_back_starts_the_memory_anew() -> None:
+    series = list(STEADY)
+    for at in (40.0, 45.0, 50.0):
+        remember(series, sample(at, 1000.0 + at, (900.0 + at, 0.0)), lambda: 1e6)
+    assert [one.time for one in series] == [40.0, 45.0, 50.0]
+    assert window(2, [series], 0.0).drafts == 10.0
+
+
 def test_what_is_remembered_keeps_gaps_and_restarts() -> None:
     series: list[Sample] = []
     for i in range(1500):

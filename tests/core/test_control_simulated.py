@@ -172,6 +172,33 @@ def test_engines_that_restart_are_no_evidence() -> None:
     assert reasons(serving) == []
 
 
+@pytest.mark.parametrize("jump", [-30 * DAY, -HOUR, -10.0, 10.0, HOUR, 30 * DAY])
+def test_a_clock_that_jumps_moves_no_k_and_stops_no_judgement(jump: float) -> None:
+    serving = SimulatedServing(step_ms=STEEP, prior=PRIOR)
+    serving.advance(0.2 * HOUR, GOOD)
+    serving.jump(jump)
+    serving.advance(0.3 * HOUR, GOOD)
+    assert reasons(serving) == []
+    serving.jump(-jump)
+    serving.advance(0.3 * HOUR, BAD)
+    assert reasons(serving) == ["DraftsDoNotPay 4→0"]
+    assert serving.moves[0].at < 0.5 * HOUR + 300, "two windows at most, as without a jump"
+
+
+@pytest.mark.parametrize("jump", [-30 * DAY, -HOUR])
+def test_a_clock_that_was_set_back_stretches_no_hold(jump: float) -> None:
+    serving = SimulatedServing(step_ms=STEEP, prior=PRIOR)
+    serving.advance(HOUR, GOOD)
+    serving.advance(0.4 * HOUR, BAD)
+    assert reasons(serving) == ["DraftsDoNotPay 4→0"]
+    set_back = 1.4 * HOUR
+    serving.jump(jump)
+    serving.advance(2 * HOUR, GOOD)
+    assert reasons(serving) == ["DraftsDoNotPay 4→0", "TrialAfterHold 0→4"]
+    assert serving.moves[1].at <= set_back + 1800 + 60, "a whole hold from then on at most"
+    assert serving.k == 4
+
+
 def test_a_restarted_operator_goes_on_where_it_was() -> None:
     steady, shaken = (SimulatedServing(step_ms=STEEP, prior=PRIOR) for _ in range(2))
     for traffic, seconds in ((GOOD, 1200), (BAD, 1500), (GOOD, 3000)):

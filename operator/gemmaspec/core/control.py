@@ -20,6 +20,8 @@ from gemmaspec_engine.fault import FAULT, HEALTHY, FaultDetector
 
 # Where agents move K, the published one follows at most this often: under Adaptive it moves by itself all the time.
 PUBLISH_SECONDS = 60.0
+# A remembered moment may lie so far ahead of what it can be: moments are stored in whole seconds, clocks differ.
+CLOCK_SECONDS = 60.0
 # Fewer drafts than these are no figure that a metric could show.
 LEAST_DRAFTS = 50
 
@@ -114,7 +116,7 @@ def step(
         # Somebody asks for another K: that is also how a retry after a fault is asked for.
         fresh = replace(start(engine, desired), proved=state.proved, steps=state.steps, boot_seconds=state.boot_seconds)
         return Change(replace(fresh, changed_at=now))
-    state = _learn(state, evidence)
+    state = _learn(_as_of(state, now), evidence)
     if settings.mode in (Mode.FIXED, Mode.ENGINE):
         return Change(_fixed(state, evidence, now))
     if state.fault and state.effective == 0:
@@ -130,6 +132,17 @@ def step(
     case = _Case(settings, state, evidence, prior, now)
     decided = _suspect(case) or (_try(case) if state.on_trial else _lower(case) or _raise(case))
     return decided or Change(state)
+
+
+def _as_of(state: ControlState, now: float) -> ControlState:
+    """The state as this clock knows it: one that was set back stretches no wait beyond the whole of it."""
+    changed, hold = state.changed_at, state.hold_until
+    if changed is not None and changed > now + CLOCK_SECONDS:
+        state = replace(state, changed_at=now)
+    whole = now + (state.hold_seconds or 0)
+    if hold is not None and hold > whole + CLOCK_SECONDS:
+        state = replace(state, hold_until=whole)
+    return state
 
 
 @dataclass(frozen=True)

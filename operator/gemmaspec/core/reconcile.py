@@ -327,8 +327,10 @@ def _evidence(observation: Observation, resolved: Resolved, state: control.Contr
     current = [pod for pod in observation.pods if pod.revision == revision and pod.k == state.effective]
     series = {pod.uid: observation.samples.get(pod.uid, ()) for pod in current if pod.ready}
     ready = [pod for pod in current if pod.ready]
-    began = max((pod.ready_at or 0.0 for pod in ready), default=0.0)
-    began = max(began, state.changed_at or 0.0)
+    # A moment to come is none: a clock was set back, or a node's runs ahead. What is remembered of the engines has come
+    # after it all the same (core.acceptance.remember).
+    moments = [state.changed_at or 0.0, *(pod.ready_at or 0.0 for pod in ready)]
+    began = max((at for at in moments if at <= observation.now), default=0.0)
     seconds, pair = resolved.control.window_seconds, _latest_pair(series.values())
 
     def since(moment: float) -> Window:

@@ -95,6 +95,8 @@ class Scraper:
                 log.debug("%s/%s: the agent of %s does not tell: %s", *key, pod.name, error)
                 return
         known = self._reports.setdefault(pod.uid, deque())
+        if known and report.time < known[-1].time:  # the clock was set back: see core.acceptance.remember
+            known.clear()
         known.append(report)
         while len(known) > 2 and known[1].time < report.time - REPORT_SECONDS:
             known.popleft()
