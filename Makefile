@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast campaign lint generate stepcost klab matrix faults fuzz soak scale clean
+.PHONY: help demo test test-fast campaign lint generate freeze stepcost klab matrix faults fuzz soak scale clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ generate: $(VENV)/ready ## Regenerate the CRD, the references, manifests/install
 	$(BIN)/python -m gemmaspec.cli.reasons docs/runbook.md
 	$(BIN)/python -m gemmaspec.runtime.metrics_reference docs/metrics.md
 	$(BIN)/python manifests/assemble.py
+
+freeze: $(VENV)/ready ## Hold today's definition as that of the coming release; later ones must admit what it admits
+	$(BIN)/python manifests/assemble.py --freeze
 
 matrix: $(VENV)/ready ## Drive the agent against every vLLM version and rewrite docs/live-k-matrix.*
 	cd e2e && PYTHONPATH=../operator ../$(BIN)/python -m matrix $(ARGS)

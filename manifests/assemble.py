@@ -30,15 +30,18 @@ def rendered() -> dict[Path, str]:
     return {
         SINGLE: HEADER + "# kubectl apply --server-side -f manifests/install.yaml\n---\n" + "---\n".join(_installed()),
         COPIES / "crd.yaml": CRD.read_text(encoding="utf-8"),
-        COPIES / "rules.yaml": HEADER + yaml.safe_dump({"rules": _rules()}, sort_keys=False),
+        COPIES / "rules.yaml": HEADER
+        + yaml.safe_dump({"rules": _roles("rbac.yaml")["gemmaspec-operator"]}, sort_keys=False),
+        COPIES / "users.yaml": HEADER + yaml.safe_dump(_user_roles(), sort_keys=False),
         **_monitoring(),
-        **({} if released() else {SNAPSHOT: CRD.read_text(encoding="utf-8")}),
     }
 
 
-def released() -> bool:
-    """Whether there is a release: from then on the definition that later ones are held against stands still."""
-    return "\n## 0.1.0" in CHANGELOG.read_text(encoding="utf-8")
+def freeze() -> None:
+    """Make today's definition the one that later ones are held against. Raises RuntimeError once it is released."""
+    if "\n## 0.1.0" in CHANGELOG.read_text(encoding="utf-8"):
+        raise RuntimeError(f"{SNAPSHOT.name} is released: what it admits stays admitted (docs/crd-evolution.md)")
+    SNAPSHOT.write_text(CRD.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def stale() -> list[Path]:
@@ -79,11 +82,15 @@ def _with_images(text: str, images: list[Mapping[str, str]]) -> str:
     return text
 
 
-def _rules() -> list[dict[str, Any]]:
-    """Rules of the operator's role: one source for kustomize and for the chart."""
-    objects = yaml.safe_load_all((INSTALL / "rbac.yaml").read_text(encoding="utf-8"))
-    (role,) = [one for one in objects if one["kind"] == "ClusterRole"]
-    return list(role["rules"])
+def _roles(file: str) -> dict[str, list[dict[str, Any]]]:
+    """Rules of the roles in a file, by name: one source for kustomize and for the chart."""
+    objects = yaml.safe_load_all((INSTALL / file).read_text(encoding="utf-8"))
+    return {one["metadata"]["name"]: one["rules"] for one in objects if one["kind"] == "ClusterRole"}
+
+
+def _user_roles() -> dict[str, list[dict[str, Any]]]:
+    """Rules for users by the role of Kubernetes that they are added to (view, edit)."""
+    return {name.removeprefix("gemmaspec-"): rules for name, rules in _roles("users.yaml").items()}
 
 
 def _monitoring() -> dict[Path, str]:
@@ -100,7 +107,10 @@ def _monitoring() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write, or with --check only tell what is stale; 1 when something is."""
+    """Write, or with --check only tell what is stale; 1 when something is. --freeze: see `freeze`."""
+    if arguments == ["--freeze"]:
+        freeze()
+        return 0
     if arguments != ["--check"]:
         write()
         return 0

@@ -1,7 +1,7 @@
 """The definition against the last release's (tests/data/crd-0.1.0.yaml): what was valid stays valid and keeps its type.
 
-docs/crd-evolution.md is the policy. A change that breaks it on purpose, while the version is v1alpha1 and unreleased,
-is a row of ALLOWED with its reason; after a release there are none.
+docs/crd-evolution.md is the policy. A change that breaks it on purpose is a row of ALLOWED with its reason, or, while
+0.1.0 is not released, `make freeze`; after that release there are no rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from gemmaspec.api.crd import definition
+from manifests import assemble
 
-FROZEN = Path(__file__).parents[1] / "data" / "crd-0.1.0.yaml"
+FROZEN = assemble.SNAPSHOT
 ALLOWED: dict[str, str] = {}
 """Complaint -> why it may stand."""
 Schema = dict[str, Any]
@@ -116,3 +117,16 @@ def test_a_wider_schema_is_welcome() -> None:
     after["properties"]["spec"]["properties"] |= {"brandNew": {"type": "string"}}
     after["properties"]["spec"]["properties"]["recipe"]["maxLength"] += 1
     assert list(complaints(before, after)) == []
+
+
+def test_only_the_explicit_verb_moves_what_is_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FROZEN not in assemble.rendered(), "`make generate` would let every change through"
+    changelog, snapshot = tmp_path / "CHANGELOG.md", tmp_path / "crd-0.1.0.yaml"
+    monkeypatch.setattr(assemble, "CHANGELOG", changelog)
+    monkeypatch.setattr(assemble, "SNAPSHOT", snapshot)
+    changelog.write_text("# Changelog\n\n## Unreleased\n")
+    assert assemble.main(["--freeze"]) == 0
+    assert snapshot.read_text(encoding="utf-8") == assemble.CRD.read_text(encoding="utf-8")
+    changelog.write_text("# Changelog\n\n## Unreleased\n\n## 0.1.0\n")
+    with pytest.raises(RuntimeError, match="is released"):
+        assemble.main(["--freeze"])

@@ -88,14 +88,17 @@ def test_wrong_values_are_refused_by_name(helm: Helm) -> None:
 
 def test_it_installs_what_kustomize_installs(helm: Helm) -> None:
     """Two ways of one installation: the same rules, definition and pod, but for the chart's names and labels."""
-    ours = {one["kind"]: one for one in helm.objects(CHART)}
-    theirs = {one["kind"]: one for one in kustomized(ROOT / "manifests" / "install")}
-    assert ours["ClusterRole"]["rules"] == theirs["ClusterRole"]["rules"]
-    definition = "CustomResourceDefinition"
+    both = [helm.objects(CHART), kustomized(ROOT / "manifests" / "install")]
+    ours, theirs = ({(one["kind"], one["metadata"]["name"]): one for one in objects} for objects in both)
+    roles = [[key for key in found if key[0] == "ClusterRole"] for found in (ours, theirs)]
+    assert sorted(roles[0]) == sorted(roles[1])
+    assert {name for _, name in roles[0]} == {"gemmaspec-operator", "gemmaspec-view", "gemmaspec-edit"}
+    for key in roles[0]:
+        assert ours[key]["rules"] == theirs[key]["rules"]
+    definition = ("CustomResourceDefinition", "gemmaspecdeploys.gemmaspec.io")
     assert ours[definition]["spec"] == theirs[definition]["spec"]
-    names = [one[kind]["metadata"]["name"] for one in (ours, theirs) for kind in ("Deployment", "ClusterRole")]
-    assert set(names) == {"gemmaspec-operator"}
-    chart, manifest = (one["Deployment"]["spec"]["template"]["spec"] for one in (ours, theirs))
+    name = ("Deployment", "gemmaspec-operator")
+    chart, manifest = (found[name]["spec"]["template"]["spec"] for found in (ours, theirs))
     for key in ("livenessProbe", "readinessProbe", "securityContext", "ports", "volumeMounts"):
         assert chart["containers"][0][key] == manifest["containers"][0][key], key
     assert chart["volumes"] == manifest["volumes"]

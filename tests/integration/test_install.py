@@ -111,8 +111,8 @@ def slash(resource: str, subresource: str) -> str:
 
 
 def rights(installed: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
-    """Verb, group and resource of all that the role grants."""
-    (role,) = [one for one in installed if one["kind"] == "ClusterRole"]
+    """Verb, group and resource of all that the operator's role grants."""
+    (role,) = [one for one in installed if (one["kind"], one["metadata"]["name"]) == ("ClusterRole", ACCOUNT)]
     return {
         (verb, group, resource)
         for rule in role["rules"]

@@ -52,7 +52,7 @@ def test_every_alert_tells_what_to_do(rule: Mapping[str, Any]) -> None:
     assert said["summary"]
     assert said["description"]
     assert rule["labels"]["severity"] in ("info", "warning", "critical")
-    page, _, anchor = said["runbook_url"].removeprefix("https://gemmaspec.io/docs/").partition("#")
+    page, _, anchor = said["runbook"].removeprefix("docs/").partition("#")
     anchors = [_anchor(title) for title in re.findall(r"^#+ (.*)$", (DOCS / page).read_text(), re.MULTILINE)]
     assert anchor == rule["alert"].lower()
     assert anchor in anchors
