@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -76,12 +77,15 @@ def _turn(stage: Site, subject: Subject, options: argparse.Namespace, *, last: b
         stage.plane.supervised.start("profile", [*options.profile.split(), "--pid", str(stage.pid(subject.name))])
     found: dict[str, Any] = {"converge": measure.converge(stage, subject, options.resources)}
     if options.profile:
-        stage.plane.supervised.stop("profile", 2)
+        stage.plane.supervised.stop("profile", signal.SIGINT)
+    if isinstance(subject, Ours):
+        found["converge"]["passes_each"] = subject.passes() / options.resources
     if last:
         found["idle"] = measure.idle(stage, subject, options.idle)
-        if subject.name == Ours.name:
+        if isinstance(subject, Ours):
+            found["busy"] = measure.busy(stage, subject, options.idle)
             found["change_seconds"] = measure.changes(stage, subject, options.resources)
-        found["restart"] = measure.restart(stage, subject, options.resources)
+        found["restart"] = measure.restart(stage, subject, found["idle"]["cpu_share"])
     print(f"{subject.name}: clearing", file=sys.stderr, flush=True)
     began = time.monotonic()
     measure.clear(stage, subject)

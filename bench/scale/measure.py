@@ -48,7 +48,7 @@ async def _create(site: Site, subject: Subject, count: int) -> dict[str, float]:
     seconds = 300 + PER_RESOURCE_SECONDS * count
     waiting = asyncio.create_task(site.wait_ready(subject.collection, subject.is_ready, count, seconds))
     await asyncio.sleep(0.5)
-    await site.create(subject.collection, (subject.body(i) for i in range(count)))
+    await site.create(subject.collection, (subject.body(i, site.engines.port) for i in range(count)))
     return await waiting
 
 
@@ -72,22 +72,37 @@ def _settle(site: Site, subject: Subject) -> None:
 def idle(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
     """Nothing happens for a while. changed: fields of a status that moved all the same, with both values."""
     statuses = _statuses(site, subject)
-    mark, before, began = site.plane.audit.mark(), usage(site.pid(subject.name)), time.monotonic()
-    time.sleep(seconds)
-    took, after = time.monotonic() - began, usage(site.pid(subject.name))
-    events = site.plane.audit.events(mark, user=subject.name)
-    return {
-        "seconds": took,
-        "cpu_share": (after.cpu - before.cpu) / took,
-        "rss_mib": after.rss,
-        "watch_renewals": sum(event.verb == "watch" for event in events),
-        "other_requests": tally((event for event in events if event.verb != "watch"), 1),
+    looked = _looked_on(site, subject, seconds)
+    return looked | {
         "changed": [
             [key, was.get(key), now.get(key)]
             for was, now in zip(statuses, _statuses(site, subject), strict=True)
             for key in sorted({*was, *now})
             if was.get(key) != now.get(key)
         ],
+    }
+
+
+def busy(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
+    """Every engine serves requests: what that costs at first, when figures are published, and then."""
+    with site.engines.traffic():
+        return {"first": _looked_on(site, subject, seconds), "then": _looked_on(site, subject, seconds)}
+
+
+def _looked_on(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
+    mark, before, scrapes = site.plane.audit.mark(), usage(site.pid(subject.name)), site.engines.scrapes()
+    server, began = usage(site.pid("apiserver")).cpu, time.monotonic()
+    time.sleep(seconds)
+    took, after = time.monotonic() - began, usage(site.pid(subject.name))
+    events = site.plane.audit.events(mark, user=subject.name)
+    return {
+        "seconds": took,
+        "cpu_share": (after.cpu - before.cpu) / took,
+        "api_cpu_share": (usage(site.pid("apiserver")).cpu - server) / took,
+        "rss_mib": after.rss,
+        "scrapes_per_second": (site.engines.scrapes() - scrapes) / took,
+        "watch_renewals": sum(event.verb == "watch" for event in events),
+        "other_requests": tally((event for event in events if event.verb != "watch"), 1),
     }
 
 
@@ -115,27 +130,28 @@ def changes(site: Site, subject: Subject, count: int) -> list[float]:
     return found
 
 
-def restart(site: Site, subject: Subject, count: int) -> dict[str, Any]:
-    """Kill the controller and start it again on what has converged."""
+def restart(site: Site, subject: Subject, usual: float) -> dict[str, Any]:
+    """Kill the controller and start it again on what has converged. usual: its share of a core when idle."""
     site.plane.supervised.stop(subject.name)
     mark, began = site.plane.audit.mark(), time.monotonic()
     subject.start(site)
     listed = time.monotonic() - began
     last, before = time.monotonic(), usage(site.pid(subject.name)).cpu
-    while time.monotonic() - last < SETTLE_SECONDS:  # steady: a tenth of a processor, at most
-        time.sleep(0.5)
+    while time.monotonic() - last < SETTLE_SECONDS:
+        time.sleep(SETTLE_SECONDS / 10)
         now = usage(site.pid(subject.name)).cpu
-        if now - before > 0.05:
+        if (now - before) / (SETTLE_SECONDS / 10) > 1.5 * usual + 0.1:
             last = time.monotonic()
         before = now
-    events = site.plane.audit.mutations(mark, user=subject.name)
+    events, spent = site.plane.audit.mutations(mark, user=subject.name), usage(site.pid(subject.name))
     return {
         "listed_seconds": listed,
         "steady_seconds": last - began,
-        "cpu_seconds": usage(site.pid(subject.name)).cpu,
-        "peak_mib": usage(site.pid(subject.name)).peak,
+        "cpu_seconds": spent.cpu,
+        "rss_mib": spent.rss,
+        "peak_mib": spent.peak,
         "writes": len(events),
-        "written": tally(events, count),
+        "written": tally(events, 1),
     }
 
 

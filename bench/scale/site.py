@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import urlopen
 
 import aiohttp
 import orjson
 
 from testbed import ControlPlane
 from testbed.api import Api
+from testbed.controlplane import reserve_port
 from testbed.kwok import Kwok, gb10
+from testbed.programs import Supervised
 
 HERE: Final = Path(__file__).parent
 NAMESPACE: Final = "scale"
@@ -25,6 +29,10 @@ TICKS: Final = os.sysconf("SC_CLK_TCK")
 # The other parts of Kubernetes shall not be what is waited for.
 FAST: Final = ("--kube-api-qps=2000", "--kube-api-burst=4000")
 NODE_LEASE_SECONDS: Final = 3600
+# KWOK renews a lease at a quarter of its length. With the default of 50 s the controllers take all nodes for lost in
+# the middle of the measurement, and every pod for not ready.
+PATIENT: Final = (f"--node-monitor-grace-period={2 * NODE_LEASE_SECONDS}s",)
+EXPOSITION: Final = HERE.parents[1] / "tests/data/metrics-vllm-0.32.txt"
 
 
 @contextmanager
@@ -32,13 +40,15 @@ def site(nodes: int) -> Iterator[Site]:
     """A control plane with ``nodes`` GB10 boxes whose pods serve as soon as they are bound."""
     policy = f"--audit-policy-file={HERE / 'audit-policy.yaml'}"
     inflight = ("--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000")
-    with ControlPlane(True, (policy, *inflight), scheduler=True, controller_flags=FAST, scheduler_flags=FAST) as plane:
+    flags = {"controller_flags": (*FAST, *PATIENT), "scheduler_flags": FAST}
+    with ControlPlane(True, (policy, *inflight), scheduler=True, **flags) as plane:
         leases = f"--node-lease-duration-seconds={NODE_LEASE_SECONDS}"
         kwok = Kwok(plane, HERE / "stages.yaml", ("--cidr=127.64.0.0/10", leases))
         made = Site(plane)
         kwok.add(gb10("box-0"))
         asyncio.run(made.create("/api/v1/nodes", (gb10(f"box-{i}").body() for i in range(1, nodes))))
         made.send("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        made.engines.start()
         yield made
 
 
@@ -59,11 +69,41 @@ def usage(pid: int) -> Usage:
     return Usage((int(fields[11]) + int(fields[12])) / TICKS, resident, peak)
 
 
+class Engines:
+    """The engines in the pods: see :mod:`bench.scale.engines`. ``port``: theirs."""
+
+    def __init__(self, supervised: Supervised, folder: Path) -> None:
+        self._supervised = supervised
+        self._exposition = folder / "exposition.txt"
+        self._held = reserve_port()
+        self.port = int(self._held.getsockname()[1])
+
+    def start(self) -> None:
+        """Start them; they have nothing to do."""
+        self._exposition.write_bytes(EXPOSITION.read_bytes())
+        command = [sys.executable, "-m", "bench.scale.engines", str(self.port), str(self._exposition)]
+        self._supervised.start("engines", command, {"PYTHONPATH": str(HERE.parents[1])})
+
+    @contextmanager
+    def traffic(self) -> Iterator[None]:
+        """Every engine serves requests meanwhile."""
+        busy = self._exposition.with_suffix(".busy")
+        busy.touch()
+        yield
+        busy.unlink()
+
+    def scrapes(self) -> int:
+        """How often any of them was asked for its metrics."""
+        with urlopen(f"http://127.0.0.1:{self.port}/scrapes", timeout=10) as answer:
+            return int(answer.read())
+
+
 class Site:
     """Requests of the benchmark itself, as the administrator: they are not in the audit log."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self.plane = plane
+        self.engines = Engines(plane.supervised, plane.folder)
         self._api = Api(plane.kubeconfig)
 
     def pid(self, program: str) -> int:

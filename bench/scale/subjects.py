@@ -8,17 +8,18 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.request import urlopen
 
 import yaml
 
 from bench.scale.site import NAMESPACE, Site
+from testbed.controlplane import reserve_port
 from testbed.deadline import wait_for
 from testbed.golang import LWS, go_program, programs
 from testbed.pki import ADMINISTRATORS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 IMAGE: Final = "example.org/vllm@sha256:" + "0123456789abcdef" * 4
-PORT: Final = 18000
 START_SECONDS: Final = 60.0
 
 
@@ -35,8 +36,8 @@ class Subject(Protocol):
     def start(self, site: Site) -> None:
         """Start the process and wait until it watches."""
 
-    def body(self, number: int) -> dict[str, Any]:
-        """The resource of one engine."""
+    def body(self, number: int, port: int) -> dict[str, Any]:
+        """The resource of one engine, which listens on ``port``."""
 
     def is_ready(self, body: Mapping[str, Any]) -> bool:
         """Whether its engine serves, and the controller says so of the newest spec."""
@@ -76,6 +77,7 @@ class Ours:
 
     def __init__(self, key: Path | None = None) -> None:
         self._key = key
+        self._held = reserve_port()
         self._sources: Path | None = None
 
     def install(self, site: Site) -> None:
@@ -90,7 +92,7 @@ class Ours:
         environment = {
             "PYTHONPATH": str(self._sources),
             "KUBERNETES_SERVICE_HOST": "",
-            "GEMMASPEC_METRICS_PORT": "0",
+            "GEMMASPEC_METRICS_PORT": str(self._held.getsockname()[1]),
             "GEMMASPEC_HEALTH_PORT": "0",
             "GEMMASPEC_LOG_LEVEL": "WARNING",
             "GEMMASPEC_KEY_FILE": str(self._key) if self._key else "",
@@ -103,14 +105,14 @@ class Ours:
 
         _wait_until(site, self.name, listed)
 
-    def body(self, number: int) -> dict[str, Any]:
+    def body(self, number: int, port: int) -> dict[str, Any]:
         """One engine on one box."""
         spec = {
             "model": {"target": "google/gemma-4-31b-it", "revision": "main", "maxModelLen": 32768},
             "engine": {"image": IMAGE, "vllm": "0.32.0"},
             "speculative": {"method": "mtp", "drafter": {"model": "google/gemma-4-31b-it-assistant"}, "k": 4},
             "nodes": {"runtimeClassName": ""},
-            "service": {"port": PORT},
+            "service": {"port": port},
         }
         return {
             "apiVersion": "gemmaspec.io/v1alpha1",
@@ -118,6 +120,12 @@ class Ours:
             "metadata": {"name": f"engine-{number}"},
             "spec": spec,
         }
+
+    def passes(self) -> float:
+        """Passes over resources since the process began."""
+        with urlopen(f"http://127.0.0.1:{self._held.getsockname()[1]}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("gemmaspec_reconcile_total{"))
 
     def is_ready(self, body: Mapping[str, Any]) -> bool:
         """Ready, not reconciling, for the newest generation."""
@@ -170,12 +178,12 @@ class LeaderWorkerSets:
         _start(site, self.name, [str(programs(LWS) / "lws"), *flags], {"ENABLE_WEBHOOKS": "false"})
         _wait_until(site, self.name, lambda: log.read_text().count("Starting workers") >= before + 3)
 
-    def body(self, number: int) -> dict[str, Any]:
+    def body(self, number: int, port: int) -> dict[str, Any]:
         """One engine on one box: a group of its leader alone."""
         container = {
             "name": "engine",
             "image": IMAGE,
-            "ports": [{"containerPort": PORT}],
+            "ports": [{"containerPort": port}],
             "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"memory": "100Gi"}},
         }
         template = {

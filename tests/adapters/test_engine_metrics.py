@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,8 +147,23 @@ async def test_a_long_answer_in_many_parts_is_read_to_its_end() -> None:
         return response
 
     async with serving(answer) as port, client() as engines:
-        sample = await engines.scrape("127.0.0.1", port, 3.0)
+        sample = (await engines.scrape("127.0.0.1", port, 3.0)).sample
     assert (sample.time, sample.accepted_per_position) == (3.0, (90.0, 60.0))
+
+
+async def test_an_engine_that_repeats_itself_is_not_parsed_again_and_one_that_moves_is() -> None:
+    texts = [exposition(), exposition(), exposition(generated=1001.0)]
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=texts.pop(0))
+
+    async with serving(answer) as port, client() as engines:
+        first = await engines.scrape("127.0.0.1", port, 1.0)
+        again = await engines.scrape("127.0.0.1", port, 2.0, first)
+        moved = await engines.scrape("127.0.0.1", port, 3.0, again)
+    assert again.sample == replace(first.sample, time=2.0)
+    assert again.sample.accepted_per_position is first.sample.accepted_per_position
+    assert (moved.sample.time, moved.sample.generation_tokens) == (3.0, 1001.0)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 from aiohttp import web
+from kopf._cogs.clients.api import iter_jsonlines
 
-from gemmaspec.runtime.watching import Lists, session
+from gemmaspec.runtime.watching import Listed, Lists, Reduce, session
 
 PODS = "/api/v1/namespaces/llm/pods"
 
@@ -50,6 +54,22 @@ def test_other_answers_are_not_lists() -> None:
     assert told == []
 
 
+@asynccontextmanager
+async def ours_at(
+    serve: Callable[[web.Request], Awaitable[web.StreamResponse]], reduce: Reduce, listed: Listed = lambda *_: None
+) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """Our session, and the address of a real HTTP server that answers like this."""
+    application = web.Application()
+    application.router.add_get("/{path:.*}", serve)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with session(ssl.create_default_context(), {}, listed, reduce) as ours:
+        yield ours, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
 async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired_one() -> None:
     asked: list[tuple[str, str]] = []
 
@@ -59,15 +79,8 @@ async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired
             return web.json_response({"kind": "Status", "code": 410}, status=410)
         return web.json_response({"metadata": {"resourceVersion": "3"}, "items": None})
 
-    application = web.Application()
-    application.router.add_get("/{path:.*}", serve)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
     told: list[Any] = []
-    at = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with session(ssl.create_default_context(), {}, lambda *what: told.append(what)) as ours:
+    async with ours_at(serve, lambda _, body: body, lambda *what: told.append(what)) as (ours, at):
         async with ours.get(f"{at}/api/v1/configmaps") as response:
             assert (await response.json())["items"] == [], "kopf iterates over them"
         async with ours.get(f"{at}/api/v1/configmaps?watch=true") as response:
@@ -75,7 +88,6 @@ async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired
             events = [json.loads(line) async for line in response.content]
         async with ours.get(f"{at}/api/v1/pods") as response:
             assert response.status == 200
-    await runner.cleanup()
     assert [event["object"]["code"] for event in events] == [410]
     assert told == [("configmaps", "", frozenset(), "3")]
     assert [accept.partition(";g=")[0] for _, accept in asked] == [
@@ -83,3 +95,27 @@ async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired
         "application/json;as=PartialObjectMetadata",
         "*/*",
     ]
+
+
+async def test_events_and_lists_are_reduced_and_what_carries_no_object_is_not() -> None:
+    added = {"type": "ADDED", "object": {"metadata": {"uid": "a"}, "spec": {"text": "x" * 100_000}}}
+    bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}
+    events = [added, bookmark, {"type": "ERROR", "object": {"code": 500}}, added]
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "3"}, "items": [added["object"]]})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        raw = "".join(json.dumps(event) + "\n" for event in events).encode()
+        for start in range(0, len(raw), 30_000):
+            await response.write(raw[start : start + 30_000])
+        return response
+
+    async with ours_at(serve, lambda plural, body: {"uid": body["metadata"]["uid"], "of": plural}) as (ours, at):
+        async with ours.get(f"{at}/api/v1/pods") as response:
+            assert (await response.json())["items"] == [{"uid": "a", "of": "pods"}]
+        async with ours.get(f"{at}/api/v1/pods?watch=true") as response:
+            lines = [line async for line in iter_jsonlines(response.content)]
+    seen = {"type": "ADDED", "object": {"uid": "a", "of": "pods"}}
+    assert [json.loads(line) for line in lines] == [seen, *events[1:3], seen]

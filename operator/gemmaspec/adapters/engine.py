@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from dataclasses import dataclass, replace
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample as MetricSample
 
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Sample
@@ -30,6 +30,8 @@ _STEP_SUM = "vllm:inter_token_latency_seconds_sum"
 _STEP_COUNT = "vllm:inter_token_latency_seconds_count"
 _RUNNING = "vllm:num_requests_running"
 _WANTED = (_DRAFTS, _DRAFT_TOKENS, _ACCEPTED, _PER_POSITION, _GENERATED, _FINISHED, _STEP_SUM, _STEP_COUNT, _RUNNING)
+# Only the lines that are read are parsed: all the histograms of an engine would take 50 times as long.
+_LINES = re.compile(rf"\n((?:{'|'.join(map(re.escape, _WANTED))})[^\n]*)")
 
 
 class ScrapeError(Exception):
@@ -40,14 +42,32 @@ class Refused(ScrapeError):
     """An agent refuses what it was given, and would again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an engine told, and a mark of the text: an idle engine repeats itself, and is not parsed again."""
+
+    sample: Sample
+    mark: int
+
+
 def parse(text: str, now: float) -> Sample:
     """Read one exposition. Raises ScrapeError where it is none, is cut off, or has not what every vLLM exports."""
+    return read(selected(text), now)
+
+
+def selected(text: str) -> str:
+    """The lines that are read. Raises ScrapeError for a text that is cut off."""
     if not text.endswith("\n"):
         raise ScrapeError("the exposition does not end with a line: it is cut off, or none")
+    return "\n".join(_LINES.findall(f"\n{text}")) + "\n"
+
+
+def read(lines: str, now: float) -> Sample:
+    """Counters from the lines that :func:`selected` gives. Raises ScrapeError like :func:`parse`."""
     totals: dict[str, float] = {}
     positions: dict[int, float] = {}
     try:
-        for sample in _samples(text):
+        for sample in (sample for family in text_string_to_metric_families(lines) for sample in family.samples):
             if sample.name == _PER_POSITION:
                 position = int(sample.labels["position"])
                 if not 0 <= position < MOST_POSITIONS:
@@ -78,13 +98,6 @@ def parse(text: str, now: float) -> Sample:
     )
 
 
-def _samples(text: str) -> Iterable[MetricSample]:
-    # Only the lines that are read: parsing all the histograms of an engine takes 50 times as long.
-    lines = "\n".join(line for line in text.splitlines() if line.startswith(_WANTED))
-    for family in text_string_to_metric_families(lines + "\n"):
-        yield from family.samples
-
-
 class Engines:
     """HTTP client to the engines. Every request has a deadline."""
 
@@ -96,10 +109,14 @@ class Engines:
         if self._session:
             await self._session.close()
 
-    async def scrape(self, ip: str, port: int, now: float) -> Sample:
-        """Counters of the engine at ``ip``. Raises ScrapeError."""
+    async def scrape(self, ip: str, port: int, now: float, before: Told | None = None) -> Told:
+        """Counters of the engine at ``ip``; before: what it told last. Raises ScrapeError."""
         text = await self._get(ip, port, "/metrics")
-        return parse(text.decode(errors="replace"), now)
+        lines = selected(text.decode(errors="replace"))
+        mark = hash(lines)
+        if before is not None and before.mark == mark:
+            return Told(replace(before.sample, time=now), mark)
+        return Told(read(lines, now), mark)
 
     async def downloaded(self, ip: str, port: int) -> float:
         """Share of the weights that the pod at ``ip`` has downloaded, 0 to 1. Raises ScrapeError."""

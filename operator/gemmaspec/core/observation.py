@@ -113,7 +113,7 @@ class Pod:
         return self.phase not in ("Succeeded", "Failed") or self.terminating
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # thousands of engines, hundreds of samples each
 class Sample:
     """One scrape of an engine: absolute counters since that engine began.
 

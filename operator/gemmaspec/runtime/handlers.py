@@ -26,7 +26,7 @@ from gemmaspec.core.live import token
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
 from gemmaspec.runtime import metrics, watching
-from gemmaspec.runtime.cache import Cache, Stored, owner_of, reduce_pod, store
+from gemmaspec.runtime.cache import Cache, Stored, brief, owner_of, received, reduce_pod
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
@@ -158,7 +158,12 @@ def _lifecycle(found: kopf.OperatorRegistry, operator: Operator) -> None:
             default_namespace=found.default_namespace,
             expiration=found.expiration,
             aiohttp_session=watching.session(
-                found.as_ssl_context(), found.as_http_headers(), operator.listed, found.proxy_url, found.trust_env
+                found.as_ssl_context(),
+                found.as_http_headers(),
+                operator.listed,
+                reduced,
+                found.proxy_url,
+                found.trust_env,
             ),
         )
 
@@ -220,7 +225,7 @@ def _resources(found: kopf.OperatorRegistry, operator: Operator) -> None:
 
     @kopf.index(*where, id="resources", registry=found)
     async def resources(body: kopf.Body, **_: Any) -> dict[Key, Stored]:
-        stored = store(identity.KIND, _raw(body))
+        stored = received(identity.KIND, body)
         return {(stored.namespace, stored.name): stored}
 
     @kopf.on.event(*where, registry=found)
@@ -234,7 +239,7 @@ def _resources(found: kopf.OperatorRegistry, operator: Operator) -> None:
 def _child(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, str, str], kind: str) -> None:
     @kopf.index(*where, id="children", labels=OURS, registry=found)
     async def children(body: kopf.Body, **_: Any) -> dict[Key, Stored]:
-        stored = store(kind, _raw(body))
+        stored = received(kind, body)
         return {(stored.namespace, stored.owner_name): stored}
 
     @kopf.on.event(*where, labels=OURS, registry=found, id=f"changed-{where[2]}")
@@ -251,7 +256,7 @@ def _pods(found: kopf.OperatorRegistry, operator: Operator) -> None:
     async def pods(body: kopf.Body, **_: Any) -> dict[Key, Any]:
         metadata = body["metadata"]
         owner = metadata.get("labels", {}).get(names.OWNER_LABEL, "")
-        return {(metadata["namespace"], owner): reduce_pod(_raw(body))}
+        return {(metadata["namespace"], owner): reduce_pod(body)}
 
     @kopf.on.event(*PODS, labels=OURS, registry=found, id="changed-pods")
     async def pod_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
@@ -265,8 +270,9 @@ def _wake_owner(operator: Operator, metadata: Mapping[str, Any]) -> None:
         operator.queue.wake((metadata["namespace"], owner))
 
 
-def _raw(body: kopf.Body) -> dict[str, Any]:
-    return dict(body)
+def reduced(plural: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An object that kopf lists or watches, as far as it is needed."""
+    return brief(KINDS[plural], body) if plural in KINDS else body
 
 
 async def run(options: Options) -> None:

@@ -1,4 +1,7 @@
-"""Scrapes every ready engine in turn and keeps what the longest window needs."""
+"""Scrapes every ready engine in turn and keeps what the longest window needs.
+
+A round is spread over its time: passes and watches of thousands of resources go on in between.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
-from gemmaspec.adapters.engine import Engines, ScrapeError
-from gemmaspec.core.acceptance import remember
+from gemmaspec.adapters.engine import Engines, ScrapeError, Told
+from gemmaspec.core.acceptance import MAX_GAP_SECONDS, remember
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.observation import Pod, Sample
@@ -19,9 +23,15 @@ from gemmaspec.runtime.cache import Cache
 from gemmaspec.runtime.queue import Key
 
 log = logging.getLogger("gemmaspec.scraper")
-_Told = TypeVar("_Told", Sample, Report)
+_Known = TypeVar("_Known", Sample, Report)
 
-AT_ONCE = 64
+AT_ONCE: Final = 64
+# More engines than these in a second are scraped less often: each costs most of a millisecond of processor time.
+MOST_A_SECOND: Final = 200.0
+# Share of a round's time over which its requests are begun; the rest is for answers.
+SPREAD: Final = 0.8
+# Pauses within a round are no shorter.
+PAUSE_SECONDS: Final = 0.01
 # Reports of agents are kept this long: the published K is what most steps of this time verified.
 REPORT_SECONDS = 60.0
 
@@ -43,6 +53,7 @@ class Scraper:
         self._wake = wake
         self._seconds = seconds
         self._series: dict[str, list[Sample]] = {}
+        self._told: dict[str, Told] = {}
         self._downloads: dict[str, float] = {}
         self._reports: dict[str, deque[Report]] = {}
         self._token_of = token_of
@@ -61,39 +72,62 @@ class Scraper:
         """Scrape for ever."""
         while True:
             began = time.monotonic()
+            seconds = self.interval()
             try:
-                await self.round()
+                await self.round(SPREAD * seconds)
             except Exception:
                 metrics.SCRAPE_ERRORS.inc()
                 log.exception("a round of scrapes failed; the next one follows")
-            await asyncio.sleep(max(0.5, self._seconds - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.5, seconds - (time.monotonic() - began)))
 
-    async def round(self) -> None:
-        """Scrape every ready engine once."""
-        alive: set[str] = set()
-        jobs = []
-        for key in self._cache.every():
-            pods = self._cache.pods(*key)
-            alive.update(pod.uid for pod in pods)
-            jobs += [self._scrape(key, pod) for pod in pods if pod.ready and pod.ip]
-            jobs += [self._ask_agent(key, pod) for pod in pods if pod.live and pod.ready and pod.ip]
-            jobs += [self._ask_download(key, pod) for pod in pods if pod.downloading and pod.ip]
-        await asyncio.gather(*jobs)
-        for known in (self._series, self._reports, self._downloads):
-            for uid in set(known) - alive:
+    def interval(self) -> float:
+        """Seconds between two scrapes of an engine: what was asked for, more with a thousand engines and upwards."""
+        return max(self._seconds, min(MAX_GAP_SECONDS / 2, sum(1 for _ in self._jobs()) / MOST_A_SECOND))
+
+    async def round(self, seconds: float = 0.0) -> None:
+        """Scrape every ready engine once; requests are begun evenly over ``seconds``."""
+        jobs, began = list(self._jobs()), time.monotonic()
+        async with asyncio.TaskGroup() as running:
+            for number, job in enumerate(jobs):
+                early = began + seconds * number / len(jobs) - time.monotonic()
+                if early > PAUSE_SECONDS:
+                    await asyncio.sleep(early)
+                await self._at_once.acquire()
+                running.create_task(self._freeing(job))
+        alive = {pod.uid for key in self._cache.every() for pod in self._cache.pods(*key)}
+        for known in (self._series, self._told, self._reports, self._downloads):
+            for uid in known.keys() - alive:
                 del known[uid]
+
+    def _jobs(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        for key in self._cache.every():
+            for pod in self._cache.pods(*key):
+                if pod.ip and pod.ready:
+                    yield partial(self._scrape, key, pod)
+                if pod.ip and pod.ready and pod.live:
+                    yield partial(self._ask_agent, key, pod)
+                if pod.ip and pod.downloading:
+                    yield partial(self._ask_download, key, pod)
+
+    async def _freeing(self, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except Exception:  # one engine's trouble is no other's
+            metrics.SCRAPE_ERRORS.inc()
+            log.exception("a scrape failed; the next round follows")
+        finally:
+            self._at_once.release()
 
     async def _ask_agent(self, key: Key, pod: Pod) -> None:
         token = self._token_of(key)
         if not token or pod.ip is None:
             return
-        async with self._at_once:
-            try:
-                report = await self._engines.report(pod.ip, AGENT_PORT, token, time.time())
-            except ScrapeError as error:
-                metrics.SCRAPE_ERRORS.inc()
-                log.debug("%s/%s: the agent of %s does not tell: %s", *key, pod.name, error)
-                return
+        try:
+            report = await self._engines.report(pod.ip, AGENT_PORT, token, time.time())
+        except ScrapeError as error:
+            metrics.SCRAPE_ERRORS.inc()
+            log.debug("%s/%s: the agent of %s does not tell: %s", *key, pod.name, error)
+            return
         known = self._reports.setdefault(pod.uid, deque())
         if known and report.time < known[-1].time:  # the clock was set back: see core.acceptance.remember
             known.clear()
@@ -125,24 +159,23 @@ class Scraper:
 
     async def _ask_download(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None
-        async with self._at_once:
-            try:
-                share = await self._engines.downloaded(pod.ip, pod.port)
-            except ScrapeError as error:
-                log.debug("%s/%s: %s does not tell its download: %s", *key, pod.name, error)
-                return
+        try:
+            share = await self._engines.downloaded(pod.ip, pod.port)
+        except ScrapeError as error:
+            log.debug("%s/%s: %s does not tell its download: %s", *key, pod.name, error)
+            return
         self._downloads[pod.uid] = share
         self._wake(key)
 
     async def _scrape(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None
-        async with self._at_once:
-            try:
-                sample = await self._engines.scrape(pod.ip, pod.port, time.time())
-            except ScrapeError as error:
-                metrics.SCRAPE_ERRORS.inc()
-                log.debug("%s/%s: %s was not scraped: %s", *key, pod.name, error)
-                return
+        try:
+            told = await self._engines.scrape(pod.ip, pod.port, time.time(), self._told.get(pod.uid))
+        except ScrapeError as error:
+            metrics.SCRAPE_ERRORS.inc()
+            log.debug("%s/%s: %s was not scraped: %s", *key, pod.name, error)
+            return
+        self._told[pod.uid], sample = told, told.sample
         series = self._series.setdefault(pod.uid, [])
         idle = bool(series) and series[-1].generation_tokens == sample.generation_tokens
         remember(series, sample, lambda: self._window_of(key))
@@ -155,7 +188,7 @@ def _says(report: Report) -> tuple[object, ...]:
     return report.settings, report.k, report.fallback
 
 
-def _known(series: Mapping[str, Sequence[_Told]], pods: Sequence[Pod]) -> dict[str, tuple[_Told, ...]]:
+def _known(series: Mapping[str, Sequence[_Known]], pods: Sequence[Pod]) -> dict[str, tuple[_Known, ...]]:
     """Of these pods, copied. Each is looked up once: metrics are collected in a thread, and a pod may go meanwhile."""
     found = {pod.uid: series.get(pod.uid) for pod in pods}
     return {uid: tuple(told) for uid, told in found.items() if told is not None}
