@@ -25,6 +25,8 @@ from gemmaspec.core.names import FIELD_MANAGER
 REQUEST_SECONDS: Final = 15.0
 CONNECTIONS: Final = 32
 JSON: Final = "application/json"
+# Who writes what a person asked the command line for.
+TOOL_MANAGER: Final = "gemmaspec-cli"
 POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Asks for an object's metadata alone: the engine files in a ConfigMap are hundreds of kilobytes, and known to us.
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -166,6 +168,11 @@ class Cluster:
             await self._write("DELETE", path, options)
         except Missing:
             return
+
+    async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge patch of an object by a person's tool: whatever it was observed as. Raises Missing or Rejected."""
+        path = f"{COLLECTIONS[kind].format(namespace=namespace)}/{name}"
+        return await self._write("PATCH", path, patch, "application/merge-patch+json", {"fieldManager": TOOL_MANAGER})
 
     async def read(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, or None where there is none."""

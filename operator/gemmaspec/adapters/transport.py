@@ -94,12 +94,15 @@ class Direct:
 
 
 class Proxied:
-    """A pod's port through the API server: the right to `get` and `create` pods/proxy is enough."""
+    """A port through the API server: the right to `get` and `create` pods/proxy (or services/proxy) is enough.
 
-    def __init__(self, cluster: Cluster, namespace: str, pod: str, port: int) -> None:
-        self.where = f"pod {namespace}/{pod}, port {port}"
+    kind: `pods` or `services`.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, kind: str, name: str, port: int) -> None:
+        self.where = f"{kind}/{name} in {namespace}, port {port}"
         self._cluster = cluster
-        self._base = f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy"
+        self._base = f"/api/v1/namespaces/{namespace}/{kind}/{name}:{port}/proxy"
 
     async def get(self, path: str) -> str:
         """See Transport."""

@@ -79,6 +79,12 @@ def moves(text: str) -> bool:
     return _families(text).get("live", {}).get("") == 1.0
 
 
+def held(text: str) -> int | None:
+    """The K that the agent holds for a while; None where it holds none."""
+    value = _families(text).get("held_k", {}).get("")
+    return None if value is None else int(value)
+
+
 def _families(text: str) -> dict[str, dict[str, float]]:
     """Sample name without the prefix -> its first label's value -> value."""
     found: dict[str, dict[str, float]] = {}

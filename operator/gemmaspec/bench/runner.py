@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,14 @@ from typing import Final
 from gemmaspec.adapters.transport import Transport, Unreached
 from gemmaspec.bench import completion
 from gemmaspec.bench.reading import Reading, read
-from gemmaspec.bench.steering import Held, Steering, Unsteerable
+from gemmaspec.bench.steering import HOLD_SECONDS, Held, Steering, Unsteerable
 from gemmaspec.core.bench import figures
 from gemmaspec.core.bench.figures import Spoilt, Stream
 from gemmaspec.core.bench.forecast import seconds_left
 from gemmaspec.core.bench.result import Run
 from gemmaspec.core.bench.sweep import Sweep, Turn, Workload
+
+log = logging.getLogger("gemmaspec.bench")
 
 # A request that takes longer than this is lost: at 1 token/s, the slowest engine, it is some 2,000 tokens behind
 # four others in the queue.
@@ -121,20 +124,31 @@ class Runner:
         return self.runs
 
     async def _let_go(self) -> None:
-        if self._held is not None:
-            with contextlib.suppress(Unreached, Unsteerable):  # it ends by itself
-                await asyncio.shield(self._held.release())
+        if self._held is None:
+            return
+        try:
+            await self._held.release()
+        except (Unreached, Unsteerable) as failure:
+            log.warning("K was not let go: %s; what an agent holds ends by itself within %.0f s", failure, HOLD_SECONDS)
+            return
+        # The engine's last step tells which K it runs with: one more, without the hold.
+        with contextlib.suppress(Unreached):
+            short = replace(self._sweep.workloads[0], tokens=WARM_TOKENS, prompt_tokens=None)
+            await self._ask(short)
 
     async def _prepare(self) -> None:
         """Fit the synthetic prompts to their lengths, and let every K make its first steps, which compile."""
         for workload in self._sweep.workloads:
             self._texts[workload.name] = await self._filled(workload)
         # Neither may be in the measurements: an engine that was just started, a K that never ran.
-        for k in self._sweep.ks:
-            await self._hold(k)
-            short = replace(self._sweep.workloads[0], tokens=WARM_TOKENS, prompt_tokens=None)
-            asked = [self._ask(short) for _ in range(max(self._sweep.concurrencies))]
-            await asyncio.gather(*asked)
+        if not self._sweep.seldom:
+            for k in self._sweep.ks:
+                await self._warm(k)
+
+    async def _warm(self, k: int | None) -> None:
+        await self._hold(k)
+        short = replace(self._sweep.workloads[0], tokens=WARM_TOKENS, prompt_tokens=None)
+        await asyncio.gather(*(self._ask(short) for _ in range(max(self._sweep.concurrencies))))
 
     async def _filled(self, workload: Workload) -> Workload:
         if workload.prompt_tokens is None:
@@ -151,6 +165,8 @@ class Runner:
         done: list[tuple[Turn, float]] = []
         self._told(Progress(0, len(turns), turns[0], None))
         for at, turn in enumerate(turns):
+            if self._sweep.seldom and (at == 0 or turns[at - 1].k != turn.k):
+                await self._warm(turn.k)
             begun = time.perf_counter()
             self.runs.append(await self._tried(turn))
             done.append((turn, time.perf_counter() - begun))

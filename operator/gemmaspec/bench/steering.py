@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final, Protocol
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
 
 from gemmaspec.adapters.transport import Transport, Unreached
+from gemmaspec.bench import reading
+from gemmaspec.core import hold
 
 # Held for so long, and renewed so often: a dead benchmark's K is gone within a minute.
 HOLD_SECONDS: Final = 60.0
 RENEW_SECONDS: Final = 20.0
+# The operator acts within a second; one that starts anew needs some more.
+ACT_SECONDS: Final = 45.0
+LOOK_SECONDS: Final = 0.1
 # Settings that end at once: what stood before them holds again.
 _RELEASE_SECONDS: Final = 0.001
 
@@ -61,6 +68,89 @@ class AgentPort:
             if failure.status in (409, 422):
                 raise Unsteerable(f"the agent does not move K: {failure}") from failure
             raise
+
+
+class Annotation:
+    """By the annotation that the operator reads (gemmaspec.core.hold).
+
+    Args:
+        annotate: writes annotations of the resource; None removes one.
+        agent: to its agent's port, where what is held shows.
+        clock: seconds since the epoch.
+    """
+
+    name = "Live"
+
+    def __init__(
+        self,
+        annotate: Callable[[Mapping[str, str | None]], Awaitable[None]],
+        agent: Transport,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._annotate = annotate
+        self._agent = agent
+        self._clock = clock
+
+    async def hold(self, k: int, seconds: float) -> None:
+        """See Steering."""
+        await self._annotate({hold.ANNOTATION: hold.Hold(k, self._clock() + seconds).text()})
+        await self._until(k)
+
+    async def release(self) -> None:
+        """See Steering."""
+        await self._annotate({hold.ANNOTATION: hold.Hold(0, self._clock() - 1).text()})
+        try:
+            await self._until(None)
+        finally:
+            await self._annotate({hold.ANNOTATION: None})
+
+    async def _until(self, k: int | None) -> None:
+        """Wait until the agent says so."""
+        ends = time.monotonic() + ACT_SECONDS
+        while reading.held(await self._agent.get("/metrics")) != k:
+            if time.monotonic() > ends:
+                words = "still held" if k is None else f"not {k}"
+                raise Unsteerable(
+                    f"K is {words} {ACT_SECONDS:.0f} s after the operator was asked; `gemmaspec doctor` tells why"
+                )
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+class Edit:
+    """By editing the spec, for engines whose K moves by restart; what stood there is put back at the end.
+
+    Args:
+        patch: merges into the spec's `speculative`.
+        before: what of it is edited, as it stood; None for a field that was absent.
+        runs: waits until engines with this K (None: the spec's own) serve. Raises Unsteerable.
+    """
+
+    name = "Restart"
+
+    def __init__(
+        self,
+        patch: Callable[[Mapping[str, Any]], Awaitable[None]],
+        before: Mapping[str, Any],
+        runs: Callable[[int | None], Awaitable[None]],
+    ) -> None:
+        self._patch = patch
+        self._before = before
+        self._runs = runs
+        self._k: int | None = None
+
+    async def hold(self, k: int, seconds: float) -> None:
+        """See Steering. An edit has no end."""
+        del seconds
+        if k != self._k:
+            # Fixed: else the operator would move K itself, for what it sees meanwhile.
+            await self._patch({"k": k, "control": {"mode": "Fixed"}})
+            self._k = k
+            await self._runs(k)
+
+    async def release(self) -> None:
+        """See Steering."""
+        self._k = None
+        await self._patch(self._before)
 
 
 class Held:

@@ -12,6 +12,7 @@ import typer
 from gemmaspec.api import identity
 
 if TYPE_CHECKING:
+    from gemmaspec.adapters.cluster import Cluster
     from gemmaspec.adapters.reader import Reader
 
 Answer = TypeVar("Answer")
@@ -51,15 +52,23 @@ class Access:
 
     async def answer(self, question: Callable[[Reader, str], Awaitable[Answer]]) -> Answer:
         """What the cluster answers. Raises Unanswered."""
-        # The Kubernetes client takes a second to import, which commands without a cluster need not spend.
-        from gemmaspec.adapters.cluster import ApiFailure, Cluster, NoKubeconfig
         from gemmaspec.adapters.reader import Reader
 
+        return await self.work(lambda cluster, namespace: question(Reader(cluster), namespace), COMMAND_SECONDS)
+
+    async def work(self, work: Callable[[Cluster, str], Awaitable[Answer]], seconds: float | None) -> Answer:
+        """What comes of some work on the cluster, within so many seconds (None: as long as it takes).
+
+        Raises Unanswered.
+        """
+        # The Kubernetes client takes a second to import, which commands without a cluster need not spend.
+        from gemmaspec.adapters.cluster import ApiFailure, Cluster, NoKubeconfig
+
         try:
-            async with asyncio.timeout(COMMAND_SECONDS):
+            async with asyncio.timeout(seconds):
                 cluster, namespace = await Cluster.connect_as_user(self.kubeconfig, self.context)
                 try:
-                    return await question(Reader(cluster), self.namespace or namespace)
+                    return await work(cluster, self.namespace or namespace)
                 finally:
                     await cluster.close()
         except NoKubeconfig as problem:

@@ -8,6 +8,7 @@ import typer
 
 from gemmaspec import __version__
 from gemmaspec.cli import doctor, explain, lookup, plans, published, top
+from gemmaspec.cli.bench import verb as bench
 
 app = typer.Typer(
     name="gemmaspec",
@@ -19,6 +20,7 @@ app.command("status")(lookup.status)
 app.command("history")(lookup.history)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 app.command("plan")(plans.plan_file)
 app.command("recipes")(published.recipes)
 app.command("explain")(explain.explain)

@@ -110,8 +110,8 @@ def test_quantiles() -> None:
     assert [quantile(n) for n in (1, 2, 10)] == [12.706, 4.303, 2.228]
     assert quantile(100) == pytest.approx(1.984, abs=0.001)
     assert quantile(0) == math.inf
-    assert half_width([1.0]) is None
-    assert half_width([9.0, 11.0]) == pytest.approx(12.706)
+    assert half_width([9.0, 11.0]) is None
+    assert half_width([9.0, 10.0, 11.0]) == pytest.approx(4.303 / math.sqrt(3))
 
 
 def test_strata_that_differ_are_no_noise() -> None:

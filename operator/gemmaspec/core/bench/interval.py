@@ -32,8 +32,10 @@ def quantile(degrees: int) -> float:
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Half the width of the mean's interval; None where one value, or none, tells nothing about it."""
-    if len(values) < 2:
+    """Half the width of the mean's interval; None below three values: of two it is nine times their difference, which
+    tells nobody anything.
+    """
+    if len(values) < 3:
         return None
     return quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 

@@ -63,6 +63,8 @@ class Sweep:
     ks: tuple[int | None, ...] = GRID
     runs: int = RUNS
     temperature: float = TEMPERATURE
+    seldom: bool = False
+    """K is moved as seldom as can be: each move is a restart."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -75,6 +77,8 @@ class Sweep:
     @property
     def changes(self) -> int:
         """How often K is moved, at most."""
+        if self.seldom:
+            return len(self.ks)
         return len(self.concurrencies) * len(self.ks) * self.runs
 
     @property
@@ -84,7 +88,13 @@ class Sweep:
         return each * sum(self.concurrencies) * len(self.ks) * self.runs
 
     def turns(self) -> Iterator[Turn]:
-        """In order: K is outside of the workloads, since a change of it may have a price."""
+        """In order: K is outside of the workloads, since a change of it takes a moment."""
+        if self.seldom:
+            for k in self.ks:
+                for concurrency in self.concurrencies:
+                    for run in range(self.runs):
+                        yield from (Turn(workload, concurrency, k, run) for workload in self.workloads)
+            return
         for at, concurrency in enumerate(self.concurrencies):
             for run in range(self.runs):
                 for k in rotated(self.ks, run + at):
@@ -120,10 +130,14 @@ def depth_name(depth: int) -> str:
 
 
 def fitting(workloads: Sequence[Workload], context: int | None) -> tuple[tuple[Workload, ...], tuple[Workload, ...]]:
-    """Workloads that a context length has room for, and those that it has not. Prompts as texts take 600 tokens at
-    most.
+    """Workloads that a context length has room for, and those that it has not. Of a text two bytes are taken to be a
+    token: vocabularies of 262,144 need half as many, a small one about so many.
     """
-    room = [(entry, context is None or (entry.prompt_tokens or 600) + entry.tokens <= context) for entry in workloads]
+
+    def length(workload: Workload) -> int:
+        return (workload.prompt_tokens or len(workload.text.encode()) // 2) + workload.tokens
+
+    room = [(entry, context is None or length(entry) <= context) for entry in workloads]
     return tuple(entry for entry, fits in room if fits), tuple(entry for entry, fits in room if not fits)
 
 

@@ -1,0 +1,150 @@
+"""One sweep from the command line, from the engine's answer to the result."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+
+import typer
+from rich.console import Console
+
+from gemmaspec.adapters.cluster import Cluster
+from gemmaspec.bench.runner import Runner, served
+from gemmaspec.cli.bench.screen import Bar, duration
+from gemmaspec.cli.bench.target import Target, by_address, of_resource
+from gemmaspec.core import moment
+from gemmaspec.core.bench import advice, figures
+from gemmaspec.core.bench import sweep as sweeps
+from gemmaspec.core.bench.result import EngineFacts, Method, Result, Run
+from gemmaspec.core.bench.sweep import BadSweep, Sweep
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the engine is: a resource's name, or addresses and the agent's token."""
+
+    name: str = ""
+    url: str = ""
+    agent_url: str = ""
+    token: str = ""
+
+
+class Session:
+    """One sweep, from the engine's answer to the result. What was measured outlives a failure."""
+
+    def __init__(self, place: Place, asked: tuple[Sweep, str], title: str, yes: bool) -> None:
+        self._place, (self._sweep, self._prompts), self._title, self._yes = place, asked, title, yes
+        self._target: Target | None = None
+        self._context: int | None = None
+        self._restarts: int | None = None
+        self._notes: list[str] = []
+        self._began = time.time()
+        self.runs: list[Run] = []
+
+    async def at_address(self) -> None:
+        """Measure what an address leads to. Raises Failed."""
+        key = os.environ.get("OPENAI_API_KEY", "")
+        async with by_address(self._place.url, self._place.agent_url, key, self._place.token) as target:
+            await self._run(target)
+
+    async def at_resource(self, cluster: Cluster, namespace: str) -> None:
+        """Measure the engine of a resource. Raises Failed or ApiFailure."""
+        await self._run(await of_resource(cluster, namespace, self._place.name))
+
+    async def _run(self, target: Target) -> None:
+        self._target = target
+        model = await served(target.engine)
+        self._context = model.context
+        self._sweep = self._fitted(target, model.context)
+        if target.by_restart:
+            self._confirm(target)
+        self._began = time.time()
+        before = await target.restarts() if target.restarts else None
+        with Bar(Console(stderr=True, highlight=False)) as bar:
+            runner = Runner(target.engine, target.agent, target.steering, self._sweep, bar.told)
+            self.runs = runner.runs
+            await runner.run(model.name)
+        if target.restarts and before:
+            after = await target.restarts()
+            self._restarts = after[1] - before[1] if after[0] == before[0] else 1
+
+    def _fitted(self, target: Target, context: int | None) -> Sweep:
+        """The sweep that this engine can make; what is left out is told."""
+        workloads, left_out = sweeps.fitting(self._sweep.workloads, context)
+        if left_out:
+            names = ", ".join(workload.name for workload in left_out)
+            self._say(f"{names} left out: the engine takes {context} tokens, prompt and answer together")
+        if not workloads:
+            raise BadSweep(
+                f"--tokens is {self._sweep.workloads[0].tokens}, and the engine takes {context} in all: give fewer"
+            )
+        wanted: tuple[int | None, ...] = (None,)
+        if target.steering is not None:
+            found = sweeps.fit([k for k in self._sweep.ks if k is not None], target.ks)
+            missing = sorted({k for k in self._sweep.ks if k is not None} - set(found))
+            if missing:
+                self._say(f"K={', '.join(map(str, missing))} left out: the engine was started for {list(target.ks)}")
+            wanted = found
+        else:
+            self._say(target.why_not)
+        return replace(self._sweep, workloads=workloads, ks=wanted, seldom=target.by_restart)
+
+    def _say(self, note: str) -> None:
+        self._notes.append(note)
+        typer.echo(note, err=True)
+
+    def _confirm(self, target: Target) -> None:
+        """Restarts are asked about before they are made."""
+        moves = self._sweep.changes + 1
+        each = (
+            f"{duration(target.boot_seconds)} each, as measured"
+            if target.boot_seconds
+            else "each as long as its start takes"
+        )
+        total = f", {duration(moves * target.boot_seconds)} in all" if target.boot_seconds else ""
+        typer.echo(
+            f"K of this engine moves by restart: the sweep edits spec.speculative.k, restarts the engine {moves} times "
+            f"({each}{total}), and puts the spec back. Clients wait or fail meanwhile, and GitOps may fight the edits.",
+            err=True,
+        )
+        if not self._yes and not typer.confirm("Go on?", default=False, err=True):
+            raise BadSweep(
+                "nothing was changed; --yes goes on without asking, control.actuator: Live needs no restarts"
+            )
+
+    def result(self, problem: str | None) -> Result:
+        """What was measured, whole or not."""
+        target = self._target
+        facts = target.facts if target else EngineFacts()
+        current = (
+            target.current
+            if target and target.current is not None
+            else max((k or 0 for k in self._sweep.ks), default=0)
+        )
+        live = not (target and target.by_restart)
+        model = facts.target or self._place.url
+        others = sum(run.other_tokens for run in self.runs)
+        notes = list(self._notes)
+        if others > 0.02 * sum(run.tokens for run in self.runs):
+            notes.append(f"the engine generated {others} tokens for others meanwhile: speeds are lower than its own")
+        if problem:
+            notes.append(f"not whole: {problem}")
+        return Result(
+            title=self._title or f"{model}: what each K earns",
+            started_at=moment.text(self._began),
+            seconds=round(sum(run.seconds for run in self.runs), 1),
+            engine=facts.model_copy(update={"max_model_len": self._context, "restarts": self._restarts}),
+            method=Method(
+                tokens=self._sweep.workloads[0].tokens,
+                temperature=self._sweep.temperature,
+                runs=self._sweep.runs,
+                concurrencies=list(self._sweep.concurrencies),
+                ks=[k for k in self._sweep.ks if k is not None],
+                prompts=self._prompts,
+            ),
+            notes=notes,
+            runs=self.runs,
+            cells=figures.cells(self.runs),
+            advice=advice.advise(self.runs, current, facts.max_num_seqs, live),
+        )

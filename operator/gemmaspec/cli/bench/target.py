@@ -1,0 +1,266 @@
+"""What a benchmark measures: an engine of a resource through the API server, or one behind addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gemmaspec.adapters.cluster import ApiFailure, Cluster
+from gemmaspec.adapters.reader import Reader
+from gemmaspec.adapters.transport import Direct, Proxied, Transport, Unreached
+from gemmaspec.api import identity
+from gemmaspec.bench import reading
+from gemmaspec.bench.runner import Failed
+from gemmaspec.bench.steering import AgentPort, Annotation, Edit, Steering, Unsteerable
+from gemmaspec.core import names
+from gemmaspec.core.bench.result import EngineFacts
+from gemmaspec.core.live import AGENT_PORT
+from gemmaspec.core.problem import Stalling
+from gemmaspec.core.resolve import Resolved, resolve
+from gemmaspec.recipes import load
+
+# As long as an engine may take from its start until it is ready, where nothing else is known.
+START_SECONDS: Final = 3600.0
+LOOK_SECONDS: Final = 2.0
+# Fields of `speculative` that a sweep by restart edits.
+_EDITED: Final = ("k", "control")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An engine and the ways to it.
+
+    ks: the values of K that it can be moved through; empty where it can't. current: K that its spec asks for.
+    boot_seconds: what a move costs, where it is a restart. restarts: tells how often its container was restarted, and
+    which pod it is.
+    """
+
+    engine: Transport
+    agent: Transport | None
+    steering: Steering | None
+    ks: tuple[int, ...]
+    current: int | None
+    facts: EngineFacts
+    boot_seconds: float | None = None
+    why_not: str = ""
+    restarts: Callable[[], Awaitable[tuple[str, int]]] | None = field(default=None, compare=False)
+
+    @property
+    def by_restart(self) -> bool:
+        """Whether each move of K is a restart."""
+        return self.steering is not None and self.steering.name == Edit.name
+
+
+@asynccontextmanager
+async def by_address(url: str, agent_url: str, key: str, token: str) -> AsyncIterator[Target]:
+    """An engine at an address, with or without the agent's. Raises Failed."""
+    engine = Direct(url.rstrip("/").removesuffix("/v1"), key)
+    agent = Direct(agent_url, token) if agent_url else None
+    try:
+        ks: tuple[int, ...] = ()
+        moves = False
+        if agent is not None:
+            text = await _asked(agent)
+            ks, moves = reading.grid(text), reading.moves(text)
+        steering = AgentPort(agent) if agent is not None and moves and token else None
+        why = "" if steering else _why_not_by_address(agent_url, token, moves)
+        facts = EngineFacts(ks=list(ks), actuator=steering.name if steering else None)
+        yield Target(engine, agent, steering, ks if steering else (), None, facts, why_not=why)
+    finally:
+        await engine.close()
+        if agent is not None:
+            await agent.close()
+
+
+async def _asked(agent: Transport) -> str:
+    try:
+        return await agent.get("/metrics")
+    except Unreached as failure:
+        raise Failed(
+            f"{failure}; is --agent-url the agent's port ({AGENT_PORT})? It opens once the engine serves"
+        ) from failure
+
+
+def _why_not_by_address(agent_url: str, token: str, moves: bool) -> str:
+    if not agent_url:
+        return "K stays: without --agent-url nothing moves it"
+    if not token:
+        return "K stays: the agent takes settings with its token only; give --token-file"
+    return "" if moves else "K stays: the agent of this engine only watches; its /status says why"
+
+
+async def of_resource(cluster: Cluster, namespace: str, name: str) -> Target:
+    """The engine of a resource; with several, the first one by name. Raises Failed or ApiFailure."""
+    body = await Reader(cluster).resource(namespace, name)
+    pods = await Reader(cluster).pods(namespace, name)
+    if pods is None:
+        raise Failed(f"you may not list pods in {namespace}; ask for the right (docs/plugin.md has a role)")
+    status = body.get("status") or {}
+    serving = sorted(
+        (pod for pod in pods if _serves(pod, status.get("revision"))), key=lambda p: str(p["metadata"]["name"])
+    )
+    if not serving:
+        raise Failed(f"no engine of {namespace}/{name} serves; `gemmaspec status {name} -n {namespace}` tells why")
+    pod = serving[0]
+    resolved = _resolved(body)
+    port = _port(pod)
+    live = (pod["metadata"].get("annotations") or {}).get(names.ACTUATOR_ANNOTATION) == "Live"
+    if live:
+        return await _live(cluster, namespace, body, pod, resolved, port)
+    engine = Proxied(cluster, namespace, "services", name, resolved.port if resolved else port)
+    return _by_restart(cluster, namespace, body, resolved, engine)
+
+
+async def _live(
+    cluster: Cluster,
+    namespace: str,
+    body: Mapping[str, Any],
+    pod: Mapping[str, Any],
+    resolved: Resolved | None,
+    port: int,
+) -> Target:
+    pod_name, name = str(pod["metadata"]["name"]), str(body["metadata"]["name"])
+    engine = Proxied(cluster, namespace, "pods", pod_name, port)
+    agent = Proxied(cluster, namespace, "pods", pod_name, AGENT_PORT)
+    text = await _asked_by_proxy(agent)
+    ks, moves = reading.grid(text), reading.moves(text)
+
+    async def annotate(annotations: Mapping[str, str | None]) -> None:
+        await _merged(cluster, namespace, name, {"metadata": {"annotations": annotations}})
+
+    async def restarts() -> tuple[str, int]:
+        return await _restarts(cluster, namespace, name, pod_name)
+
+    steering = Annotation(annotate, agent) if moves else None
+    why = "" if moves else "K stays: the agent of this engine only watches; the condition SpeculationHealthy says why"
+    facts = _facts(body, resolved, ks, steering)
+    current = resolved.k if resolved else None
+    return Target(engine, agent, steering, ks if moves else (), current, facts, why_not=why, restarts=restarts)
+
+
+async def _asked_by_proxy(agent: Transport) -> str:
+    try:
+        return await agent.get("/metrics")
+    except Unreached as failure:
+        hint = "ask for the right to get and create pods/proxy" if failure.status == 403 else "try again in a moment"
+        raise Failed(f"{failure}; {hint}, or measure with --url through `kubectl port-forward`") from failure
+
+
+def _by_restart(
+    cluster: Cluster, namespace: str, body: Mapping[str, Any], resolved: Resolved | None, engine: Transport
+) -> Target:
+    name = str(body["metadata"]["name"])
+    speculative = (body.get("spec") or {}).get("speculative") or {}
+    before = {key: speculative.get(key) for key in _EDITED}
+    if isinstance(before["control"], dict):
+        before["control"] = {"mode": None, **before["control"]}
+    status = body.get("status") or {}
+    boot = (status.get("control") or {}).get("bootSeconds")
+    asked = ((resolved.spec.rollout.startup_seconds if resolved else None) or START_SECONDS) + 600.0
+
+    async def patch(part: Mapping[str, Any]) -> None:
+        await _merged(cluster, namespace, name, {"spec": {"speculative": part}})
+
+    async def runs(k: int | None) -> None:
+        await _until_runs(cluster, namespace, name, k, asked)
+
+    top = max(resolved.k, resolved.control.k_max) if resolved else 0
+    off = resolved is None or resolved.k == 0
+    steering = None if off else Edit(patch, before, runs)
+    why = "K stays: the spec asks for no drafts" if off else ""
+    facts = _facts(body, resolved, tuple(range(top + 1)) if steering else (), steering)
+    return Target(
+        engine,
+        None,
+        steering,
+        tuple(range(top + 1)) if steering else (),
+        resolved.k if resolved else None,
+        facts,
+        boot_seconds=None if boot is None else float(boot),
+        why_not=why,
+    )
+
+
+async def _merged(cluster: Cluster, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
+    try:
+        await cluster.merge(identity.KIND, namespace, name, patch)
+    except ApiFailure as failure:
+        way = "; ask for the right to patch gemmaspecdeploys" if failure.status == 403 else ""
+        raise Unsteerable(f"the resource was not patched: {failure.message}{way}") from failure
+
+
+async def _until_runs(cluster: Cluster, namespace: str, name: str, k: int | None, seconds: float) -> None:
+    """Wait until the engines of the newest spec serve with this K."""
+    ends = time.monotonic() + seconds
+    while True:
+        body = await Reader(cluster).resource(namespace, name)
+        status, conditions = body.get("status") or {}, {}
+        conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
+        stalled = conditions.get("Stalled", {})
+        seen = status.get("observedGeneration") == body["metadata"].get("generation")
+        if seen and stalled.get("status") == "True":
+            raise Unsteerable(f"the resource is stalled: {stalled.get('message')}")
+        ready = conditions.get("Ready", {}).get("status") == "True"
+        settled = conditions.get("Reconciling", {}).get("status") == "False"
+        if seen and ready and settled and k in (None, (status.get("k") or {}).get("effective")):
+            return
+        if time.monotonic() > ends:
+            raise Unsteerable(
+                f"engines with K={k} did not serve within {seconds:.0f} s; `gemmaspec status {name}` tells"
+            )
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _restarts(cluster: Cluster, namespace: str, name: str, pod_name: str) -> tuple[str, int]:
+    pods = await Reader(cluster).pods(namespace, name) or []
+    pod = next((entry for entry in pods if entry["metadata"]["name"] == pod_name), None)
+    if pod is None:
+        return "", 0
+    statuses = (pod.get("status") or {}).get("containerStatuses", ())
+    return str(pod["metadata"]["uid"]), sum(int(entry.get("restartCount", 0)) for entry in statuses)
+
+
+def _serves(pod: Mapping[str, Any], revision: str | None) -> bool:
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    ready = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in status.get("conditions", ()))
+    own = revision in (None, (metadata.get("labels") or {}).get(names.REVISION_LABEL))
+    return ready and own and not metadata.get("deletionTimestamp")
+
+
+def _port(pod: Mapping[str, Any]) -> int:
+    ports = [entry for container in pod["spec"]["containers"] for entry in container.get("ports", ())]
+    return next((int(entry["containerPort"]) for entry in ports if entry.get("name") == "http"), 8000)
+
+
+def _resolved(body: Mapping[str, Any]) -> Resolved | None:
+    """The spec with its recipe's values; None where this release can't read it."""
+    try:
+        return resolve(body.get("spec") or {}, load())
+    except Stalling:
+        return None
+
+
+def _facts(
+    body: Mapping[str, Any], resolved: Resolved | None, ks: tuple[int, ...], steering: Steering | None
+) -> EngineFacts:
+    status = body.get("status") or {}
+    engine = status.get("engine") or {}
+    spec = resolved.spec if resolved else None
+    drafter = spec.speculative.drafter if spec and spec.speculative else None
+    scheduling = spec.engine.scheduling if spec and spec.engine else None
+    return EngineFacts(
+        target=status.get("target"),
+        drafter=drafter.model if drafter else None,
+        image=engine.get("imageDigest") or engine.get("image"),
+        vllm=engine.get("vllm"),
+        recipe=engine.get("recipe"),
+        hardware=str(resolved.accelerator) if resolved else None,
+        max_num_seqs=scheduling.max_num_seqs if scheduling else None,
+        ks=list(ks),
+        actuator=steering.name if steering else None,
+        revision=status.get("revision"),
+    )
