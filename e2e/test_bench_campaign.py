@@ -1,0 +1,167 @@
+"""A sweep on a real engine: all of its K at three concurrencies in minutes, without a restart, and K is back after it,
+whether it ends or is killed. Minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from demo.resource import condition, pod_ready
+from gemmaspec.core import hold
+from gemmaspec.core.bench.result import Result, parse
+from gemmaspec.core.live import AGENT_PORT
+from stories import BOOT_SECONDS, NAMESPACE, Site, status_of_agent
+from testbed.deadline import wait_for
+from tinypair.languages import prompt
+
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.campaign, pytest.mark.timeout(1800)]
+
+NAME = "swept"
+GRID = (0, 1, 2, 4)
+CONCURRENCIES = (1, 4, 8)
+PROMISED_SECONDS = 300.0
+TOKENS, RUNS = 128, 3
+# A hold lasts this long after its last renewal, and the operator's next look follows.
+BACK_SECONDS = 120.0
+OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
+
+
+class Swept:
+    """A live engine of the tiny pair, and the command line on it."""
+
+    def __init__(self, site: Site, prompts: Path) -> None:
+        self.site, self.prompts = site, prompts
+        self.resource = site.resource(NAME)
+        self.uid = self.resource.read()["metadata"]["uid"]
+        self.pod = self._pod()
+
+    def _pod(self) -> dict[str, Any]:
+        return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
+
+    def same_engine(self) -> bool:
+        """Whether the pod is the one of the beginning and no container of it was restarted."""
+        now = self._pod()
+        restarts = [status["restartCount"] for status in now["status"]["containerStatuses"]]
+        return now["metadata"]["uid"] == self.pod["metadata"]["uid"] and not any(restarts)
+
+    def agent(self) -> dict[str, Any]:
+        with self.site.cluster.forward(f"pod/{self.pod['metadata']['name']}", AGENT_PORT, NAMESPACE) as port:
+            return status_of_agent(port, self.uid)
+
+    def command(self, *arguments: str) -> list[str]:
+        """`gemmaspec bench` on this resource, as the administrator."""
+        access = self.site.kubectl.command[1:]
+        command = [sys.executable, "-m", "gemmaspec.cli.main", "bench", NAME, "-n", NAMESPACE, *access]
+        return [*command, "--prompts", str(self.prompts), *arguments]
+
+    def annotated(self) -> bool:
+        return hold.ANNOTATION in (self.resource.read()["metadata"].get("annotations") or {})
+
+
+@pytest.fixture(scope="module")
+def swept(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+    """Prompts are of the pair's own languages: of others it knows nothing."""
+    texts = {
+        "code": prompt("code", 7),
+        "prose": prompt("prose", 7),
+        "mixed": prompt("code", 8, 80) + prompt("prose", 8),
+    }
+    file = tmp_path_factory.mktemp("prompts") / "prompts.yaml"
+    file.write_text(yaml.safe_dump(texts))
+    resource = site.apply(NAME, speculative={"control": {"actuator": "Live", "mode": "Adaptive", "kMax": 4}})
+    try:
+        resource.wait_settled(BOOT_SECONDS)
+        yield Swept(site, file)
+    finally:
+        resource.delete()
+
+
+def test_a_sweep_takes_minutes_and_no_restart(swept: Swept) -> None:
+    sizes = ("--concurrency", ",".join(map(str, CONCURRENCIES)), "--tokens", str(TOKENS), "--runs", str(RUNS))
+    title = "Tiny Gemma 4 pair on a CPU: what each K earns"
+    begun = time.monotonic()
+    done = subprocess.run(
+        swept.command(*sizes, "--title", title, "--out", str(OUT)),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    took = time.monotonic() - begun
+    print(done.stdout, done.stderr, f"{took:.0f} s", sep="\n")
+    assert done.returncode == 0, done.stderr
+    assert took < PROMISED_SECONDS
+    assert swept.same_engine()
+    found = parse((OUT / "bench.json").read_bytes())
+    assert len(found.runs) == len(GRID) * len(CONCURRENCIES) * 3 * RUNS
+    assert (found.engine.restarts, found.engine.actuator, found.engine.ks) == (0, "Live", list(GRID))
+    _follows_what_is_known_of_the_pair(found)
+    _stands_as_before(swept)
+
+
+def _follows_what_is_known_of_the_pair(found: Result) -> None:
+    """Drafts pay on code and cost on prose; eight clients of four sequences run as four."""
+    cells = {(cell.workload, cell.concurrency, cell.k): cell for cell in found.cells}
+    code, prose = cells["code", 1, 4], cells["prose", 1, 4]
+    assert code.speedup is not None
+    assert prose.speedup is not None
+    assert code.speedup.mean > 1.0 > prose.speedup.mean
+    assert code.acceptance[0] > 0.8
+    assert prose.acceptance[0] < 0.3
+    assert cells["code", 8, 0].batch is not None
+    assert 2.0 < float(cells["code", 8, 0].batch or 0) <= 4.0
+    assert found.advice is not None
+    assert {choice.batch for choice in found.advice.schedule} <= {1, 3, 4}
+
+
+def _stands_as_before(swept: Swept) -> None:
+    assert not swept.annotated()
+    wait_for(lambda: swept.agent()["k"]["mode"] == "Adaptive", "the spec's own mode", BACK_SECONDS)
+    healthy = condition(swept.resource.read(), "SpeculationHealthy")
+    assert healthy["status"] != "False", healthy
+
+
+def test_a_killed_sweep_leaves_k_for_a_minute_at_most(swept: Swept) -> None:
+    process = subprocess.Popen(
+        swept.command("--ks", "0,4", "--concurrency", "1", "--tokens", "512", "--runs", "20"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: swept.agent()["k"]["untilSeconds"], "K held", 120)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+    killed = time.monotonic()
+    wait_for(lambda: swept.agent()["k"]["mode"] == "Adaptive", "the spec's own mode", BACK_SECONDS)
+    print(f"K was back {time.monotonic() - killed:.0f} s after SIGKILL")
+    assert swept.same_engine()
+
+
+def test_an_interrupted_sweep_lets_k_go_and_tells_what_it_has(swept: Swept) -> None:
+    process = subprocess.Popen(
+        swept.command("--ks", "0,4", "--concurrency", "1", "--tokens", "64", "--runs", "20", "-o", "json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: swept.agent()["k"]["untilSeconds"], "K held", 120)
+    time.sleep(15)  # some measurements, for there to be something to tell
+    process.send_signal(signal.SIGINT)
+    told, words = process.communicate(timeout=120)
+    assert process.returncode == 130, words
+    assert "interrupted; K was let go" in words
+    assert json.loads(told)["runs"]
+    _stands_as_before(swept)
