@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from gemmaspec.core.observation import Observation, Resource
+from gemmaspec.core.owner import Owner
+from gemmaspec.core.reconcile import Settings, reconcile
+from gemmaspec.recipes import load
 from gemmaspec.runtime import options
 from manifests import assemble
 from testbed.controlplane import kubectl_program
@@ -45,8 +49,11 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "priorityClassName": "system-cluster-critical",
         "networkPolicy.enabled": True,
         "networkPolicy.metricsFrom": [{"namespaceSelector": {}}],
+        "networkPolicy.engines.namespaces": ["llm"],
+        "networkPolicy.engines.clientsFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
     },
 }
+FILES = {"gemmaspec_engine/launch.py": ""}
 # Exceptions that kube-score may name, each with its reason.
 EXCUSED = {
     "container-resources": "no CPU limit: a throttled operator answers late, and it uses little",
@@ -112,6 +119,44 @@ def test_every_option_of_the_operator_is_given_by_the_chart(helm: Helm) -> None:
     assert set(given) == known - {"GEMMASPEC_"}
     read = options.from_environment({name: value for name, value in given.items() if name != "GEMMASPEC_KEY_FILE"})
     assert read == options.Options(), "the chart's defaults are the operator's"
+
+
+def test_network_policies_mean_the_pods_that_there_are(helm: Helm) -> None:
+    """Selectors and ports of the policies against the pods that they are about: a name that is off closes all."""
+    values = {"networkPolicy.enabled": True, "networkPolicy.engines.namespaces": ["llm"]}
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in helm.objects(CHART, values)}
+    operator = objects["Deployment", "gemmaspec-operator"]["spec"]["template"]
+    own = objects["NetworkPolicy", "gemmaspec-operator"]["spec"]
+    engines = objects["NetworkPolicy", "gemmaspec-engines"]["spec"]
+    pod = engine_template()
+    assert selects(own["podSelector"], operator)
+    assert {port["port"] for rule in own["ingress"] for port in rule["ports"]} == ports(operator)
+    assert selects(engines["podSelector"], pod)
+    assert selects(own["egress"][-1]["to"][0]["podSelector"], pod)
+    scrape, clients = engines["ingress"]
+    assert selects(scrape["from"][0]["podSelector"], operator)
+    assert {port["port"] for port in scrape["ports"]} == ports(pod) == {"http", "agent"}
+    assert [port["port"] for port in clients["ports"]] == ["http"]
+
+
+def engine_template() -> dict[str, Any]:
+    """The template of an engine's pod, with an agent in it."""
+    spec = {"recipe": "tiny-cpu", "speculative": {"control": {"actuator": "Live"}}}
+    settings = Settings(load(), FILES, key=b"0123456789", live_files=FILES)
+    resource = Resource(Owner("llm", "tiny", "u"), 1, False, spec, {})
+    bodies = [getattr(action, "body", {}) for action in reconcile(Observation(resource, 0.0), settings).actions]
+    (deployment,) = [body for body in bodies if body.get("kind") == "Deployment"]
+    return dict(deployment["spec"]["template"])
+
+
+def selects(selector: Mapping[str, Any], template: Mapping[str, Any]) -> bool:
+    """Whether a selector of labels alone means the pods of a template."""
+    assert set(selector) == {"matchLabels"}
+    return bool(selector["matchLabels"].items() <= template["metadata"]["labels"].items())
+
+
+def ports(template: Mapping[str, Any]) -> set[str]:
+    return {port["name"] for one in template["spec"]["containers"] for port in one.get("ports", ())}
 
 
 def test_the_single_file_is_the_kustomization() -> None:
