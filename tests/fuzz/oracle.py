@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gemmaspec.core import control, plan
+from gemmaspec.api.spec import Strategy
+from gemmaspec.core import analysis, plan, trial
 from gemmaspec.core.owner import Owner
 from gemmaspec.core.problem import Stalling
-from gemmaspec.core.resolve import resolve
+from gemmaspec.core.resolve import Resolved, resolve
 from gemmaspec.recipes import load
 from testbed.deadline import wait_for
 from tests.fuzz.mutations import Mutation
@@ -23,7 +24,9 @@ OWNER = Owner("ns", "tried", "uid")
 
 @dataclass
 class Verdict:
-    """What became of a mutation. how: refused (by the API server), stalled, acted, same. wrong: what must not be."""
+    """What became of a mutation. how: refused (by the API server), stalled, acted (on children or status), decides
+    (acts on what will be decided, and on nothing now), same. wrong: what must not be.
+    """
 
     mutation: Mutation
     how: str
@@ -54,20 +57,39 @@ def means_the_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
         ours, theirs = resolve(before, recipes), resolve(after, recipes)
     except Stalling:
         return False
-    files = {"gemmaspec_engine/a.py": ""}
-    objects = [plan.plan(OWNER, resolved, resolved.k, files) for resolved in (ours, theirs)]
-    return objects[0] == objects[1] and _deciding(ours) == _deciding(theirs)
+    return _objects(ours) == _objects(theirs) and _deciding(ours) == _deciding(theirs)
 
 
-def _deciding(resolved: Any) -> Any:
-    start = control.start("engine", resolved.k)
-    return resolved.control, resolved.prior, resolved.spec.replicas, resolved.spec.rollout.max_restarts, start
+def _objects(resolved: Resolved) -> Any:
+    """What is rendered, less the record of the spec as it was given: that tells "unset" from "set to the default"."""
+    planned = plan.plan(OWNER, resolved, resolved.k, {"gemmaspec_engine/a.py": ""})
+    return planned.revision, planned.pin, planned.shared, planned.deployment, planned.config["data"]
+
+
+def _deciding(resolved: Resolved) -> Any:
+    """All that decisions are made with, as the code that makes them reads it (tests/fuzz/test_deciding.py proves each
+    field of it to move some decision).
+    """
+    rollout = resolved.spec.rollout
+    limit = rollout.revision_history_limit
+    return (
+        resolved.control,
+        resolved.prior,
+        resolved.k,
+        resolved.spec.replicas,
+        rollout.max_restarts,
+        analysis.rules(resolved),
+        rollout.strategy is Strategy.ALL_AT_ONCE,
+        rollout.max_unavailable or 1,
+        trial.HISTORY_LIMIT if limit is None else limit,
+    )
 
 
 def acts_in_decisions(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether the mutation changes only what the operator decides with: no object shows it."""
     recipes = load()
-    return _deciding(resolve(before, recipes)) != _deciding(resolve(after, recipes))
+    ours, theirs = resolve(before, recipes), resolve(after, recipes)
+    return bool(_objects(ours) == _objects(theirs) and _deciding(ours) != _deciding(theirs))
 
 
 class Subject:
@@ -80,6 +102,7 @@ class Subject:
         self._put(base)
         self._settle()
         self._shape = self._now()
+        self._said = self._told()
         self._stored = self._resource()["spec"]
 
     def mutate(self, mutation: Mutation) -> Verdict:
@@ -111,10 +134,12 @@ class Subject:
                 verdict.wrong = f"a spec that can't run moved what runs: {stalled['message']}"
             elif not any(name in stalled["message"] for name in names):
                 verdict.wrong = f"the message names no field: {stalled['message']}"
-        elif not changed:
+        elif not changed and self._told() == self._said:
             if means_the_same(self._stored, spec):
                 verdict.how = "same"
-            elif not acts_in_decisions(self._stored, spec):
+            elif acts_in_decisions(self._stored, spec):
+                verdict.how = "decides"
+            else:
                 verdict.wrong = "ignored: accepted, and nothing differs"
 
     def _judge_refusal(self, mutation: Mutation, code: int, said: str, before: dict[str, str]) -> str:
@@ -149,6 +174,12 @@ class Subject:
         children = self.scene.children(self.name)
         labels = {key: child["metadata"]["labels"].get("gemmaspec.io/revision") for key, child in children.items()}
         return shape({key: child for key, child in children.items() if labels[key] in current})
+
+    def _told(self) -> Any:
+        """What the status says of the spec itself: figures and conditions move with the moment."""
+        status = self._resource().get("status", {})
+        k = status.get("k", {})
+        return k.get("desired"), k.get("actuator"), status.get("replicas"), status.get("endpoint")
 
     def _story(self) -> str:
         now = self._now()
