@@ -47,10 +47,10 @@ def at(path: str, value: Any) -> dict[str, Any]:
 
 
 def moves(spec: Mapping[str, Any]) -> Any:
-    """What the operator does to K in an hour and a half of traffic that turns bad and good again."""
+    """What the operator does to K in an hour and a half of traffic that turns bad, good and bad again."""
     control = spec["speculative"]["control"]
     serving = SimulatedServing(step_ms=linear(100.0, 20.0), prior=PRIOR, control=control, scrape=20.0)
-    for seconds, traffic in ((600, ACCEPTED), (3600, REFUSED), (1200, ACCEPTED)):
+    for seconds, traffic in ((600, ACCEPTED), (3600, REFUSED), (1200, ACCEPTED), (900, REFUSED)):
         serving.advance(seconds, traffic)
     return [(move.at, move.reason, move.after) for move in serving.moves]
 
