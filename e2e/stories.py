@@ -107,9 +107,9 @@ class Site:
 
 
 @contextmanager
-def two_boxes(name: str, api_flags: Sequence[str] = ()) -> Iterator[Site]:
+def two_boxes(name: str, api_flags: Sequence[str] = (), controller_flags: Sequence[str] = ()) -> Iterator[Site]:
     """A cluster of two boxes with the operator, taken down at the end."""
-    cluster = Cluster.up(name, nodes=2, api_flags=api_flags)
+    cluster = Cluster.up(name, nodes=2, api_flags=api_flags, controller_flags=controller_flags)
     try:
         image = cluster.load("operator")["operator"]
         install_crd(cluster.kubectl)

@@ -17,6 +17,7 @@ from typing import Final
 
 from demo.door import door
 from demo.evidence import collect
+from soak.accounts import account
 from soak.boots import Boots
 from soak.children import children, drift
 from soak.faults import Faults
@@ -39,6 +40,9 @@ _BETWEEN: Final = (20.0, 60.0)  # seconds of peace between two faults
 # Kills of the operator, and of the box that it is on, come in this first share of the time: what follows is one
 # long life, in which growth would show.
 _OPERATORS_SHARE: Final = 0.4
+# Without it a control plane that is away, on a machine that is busy, has the controllers take both boxes for lost once
+# it is back, and a Service then leads nowhere: Kubernetes' own doing, of which nothing here is about.
+_CONTROLLERS: Final = ("--node-monitor-grace-period=180s",)
 
 
 def _arguments() -> argparse.Namespace:
@@ -52,7 +56,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """0 when all held."""
     options = _arguments()
-    with two_boxes("soak") as site:
+    with two_boxes("soak", controller_flags=_CONTROLLERS) as site:
         try:
             report = _soak(site, options)
         except BaseException:
@@ -133,6 +137,9 @@ def _disturb(faults: Faults, traffic: Traffic, options: argparse.Namespace) -> N
         done = faults.strike(kind, number)
         summary = traffic.summary()
         say(f"{kind}: {done.what}; as before after {done.recovered:.0f} s; {summary.ok} ok, {summary.failed} failed")
+        lost = account(list(traffic.calls), faults.kills).lost
+        if lost:
+            say(f"{len(lost)} lost so far, the last one: {lost[-1]}")
 
 
 def _away_from_operator(faults: Faults, number: int) -> int:

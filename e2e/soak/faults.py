@@ -15,7 +15,6 @@ from testbed.deadline import wait_for
 from testbed.kubectl import KubectlError
 from testbed.machine import MachineError
 
-# Below the 20 s after which the controllers of this cluster take a node for lost: then pods would be deleted.
 API_AWAY_SECONDS: Final = 12.0
 _RECOVERY_SECONDS: Final = 600.0
 _CALM_SECONDS: Final = 5.0
