@@ -77,7 +77,7 @@ def _soak(site: Site, options: argparse.Namespace) -> Report:
         speculative={"control": {"mode": "Adaptive", "actuator": "Live"}},
         rollout={"maxRestarts": 20},
     )
-    resource.wait(lambda body: body["status"].get("readyReplicas") == ENGINES, "both engines", BOOT_SECONDS)
+    resource.wait(lambda body: body.get("status", {}).get("readyReplicas") == ENGINES, "both engines", BOOT_SECONDS)
     faults, boots = Faults(site, resource, ENGINES), Boots(resource)
     faults.recovered()
     before, mark = children(resource), site.own.audit.mark()

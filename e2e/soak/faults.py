@@ -91,7 +91,7 @@ class Faults:
             and all(map(pod_ready, pods))
             and len(operators) == 1
             and pod_ready(operators[0])
-            and body["status"].get("readyReplicas") == self.engines
+            and body.get("status", {}).get("readyReplicas") == self.engines
             and (conditions.get("Ready"), conditions.get("Reconciling")) == ("True", "False")
         )
 
