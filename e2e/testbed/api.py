@@ -38,7 +38,8 @@ class Api:
         """Status and body of any request; `body` is sent as JSON of content type `kind`."""
         connection = http.client.HTTPSConnection(self.address, timeout=seconds, context=self.tls)
         try:
-            sent = None if body is None else json.dumps(body)
+            # Not escaped: an apply is read as YAML, which knows no surrogates.
+            sent = None if body is None else json.dumps(body, ensure_ascii=False).encode()
             connection.request(method, path, sent, {"Content-Type": kind} if sent else {})
             answer = connection.getresponse()
             return answer.status, answer.read()

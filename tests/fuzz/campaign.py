@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
-from tests.fuzz.mutations import Mutation, anywhere, fields, mutations_of
+from tests.fuzz.mutations import Mutation, fields, right_of, wrong_of
 from tests.fuzz.oracle import Subject, Verdict
 from tests.integration.scene import Scene, rollout
 
@@ -45,13 +45,21 @@ def bases(port: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def drawn(base: Mapping[str, Any], count: int, number: int) -> list[Mutation]:
-    """``count`` mutations: some of every field first, then any. number: seeds what is drawn."""
-    found: list[Mutation] = []
+    """``count`` mutations in random order: of every field as many as of any other, two right ones for a wrong one.
+
+    number: seeds what is drawn. Fields that can take few values leave their share to the others.
+    """
     everywhere = list(fields(schema(), base))
-    random.Random(number).shuffle(everywhere)
-    for field in everywhere:
-        found += _examples(mutations_of(*field), 2, number)
-    return (found + _examples(anywhere(schema(), base), max(0, count - len(found)), number))[:count]
+    dice, found, each = random.Random(number), dict[str, Mutation](), 3
+    while len(found) < count and each < 3 * count:
+        for path, below, value in everywhere:
+            right = right_of(path, below, value)
+            drawn = _examples(wrong_of(path, below), each // 3, number)
+            drawn += _examples(right, each - each // 3, number) if right is not None else []
+            found |= {one.identity: one for one in drawn}
+        each *= 2
+    ordered = [found[key] for key in sorted(found)]
+    return dice.sample(ordered, min(count, len(ordered)))
 
 
 def _examples(strategy: Any, count: int, number: int) -> list[Mutation]:
@@ -79,14 +87,16 @@ def _examples(strategy: Any, count: int, number: int) -> list[Mutation]:
 
 def play(scene: Scene, port: int, count: int, at_once: int, number: int) -> Iterator[Verdict]:
     """Mutate ``at_once`` resources of the scene; half of them have a full spec. Yields verdicts as they come."""
-    full, little = bases(port)
-    shares = [count // at_once + (i < count % at_once) for i in range(at_once)]
+    lots = [
+        drawn(base, count - half, number)
+        for half, base in zip((count // 2, count - count // 2), bases(port), strict=True)
+    ]
     with ThreadPoolExecutor(at_once) as pool:
         waiting = []
-        for i, share in enumerate(shares):
-            base = (full, little)[i % 2]
-            mutations = drawn(base, share, number + i)
-            waiting.append(pool.submit(_sequence, scene, f"mutated-{i}", base, mutations))
+        for i in range(at_once):
+            base, lot = bases(port)[i % 2], lots[i % 2]
+            share = lot[i // 2 :: (at_once + 1 - i % 2) // 2]
+            waiting.append(pool.submit(_sequence, scene, f"mutated-{i}", base, share))
         for future in waiting:
             yield from future.result()
 

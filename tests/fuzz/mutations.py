@@ -38,6 +38,11 @@ class Mutation:
         """The path in dots."""
         return ".".join(str(step) for step in self.path)
 
+    @property
+    def identity(self) -> str:
+        """What tells it from others, the same in every run."""
+        return f"{self.field} {self.kind} {'' if self.value is REMOVED else repr(self.value)}"
+
     def apply(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """The mutated spec."""
         mutated: Any = copy.deepcopy(dict(spec))
@@ -69,20 +74,25 @@ def fields(schema: Mapping[str, Any], spec: Any, path: Path = ()) -> Iterator[tu
             yield from fields(schema["items"], item, (*path, i))
 
 
-def mutations_of(path: Path, schema: Mapping[str, Any], value: Any) -> st.SearchStrategy[Mutation]:
-    """Mutations of one field."""
+def wrong_of(path: Path, schema: Mapping[str, Any]) -> st.SearchStrategy[Mutation]:
+    """Mutations of one field to what it can't be: another type, nothing, a value out of its bounds."""
     kind = schema.get("type", "object")
     choices: list[st.SearchStrategy[tuple[str, Any]]] = [
         st.sampled_from(OTHER_TYPES[kind]).map(lambda wrong: ("another type", wrong)),
         st.just(("null", None)),
     ]
+    invalid = _invalid(schema)
+    choices += [invalid, invalid] if invalid is not None else []
+    return st.one_of(choices).map(lambda found: Mutation(path, *found))
+
+
+def right_of(path: Path, schema: Mapping[str, Any], value: Any) -> st.SearchStrategy[Mutation] | None:
+    """Mutations of one field to what its own schema allows, and its removal; None where there are none."""
+    valid = _valid(path, schema, value)
+    choices = [valid, valid, valid] if valid is not None else []
     if value is not None:
         choices.append(st.just(("removed", REMOVED)))
-    valid = _valid(path, schema, value)
-    choices += [valid, valid, valid] if valid is not None else []
-    invalid = _invalid(schema)
-    choices += [invalid] if invalid is not None else []
-    return st.one_of(choices).map(lambda found: Mutation(path, *found))
+    return st.one_of(choices).map(lambda found: Mutation(path, *found)) if choices else None
 
 
 def _valid(path: Path, schema: Mapping[str, Any], value: Any) -> st.SearchStrategy[tuple[str, Any]] | None:
@@ -135,8 +145,3 @@ def _invalid(schema: Mapping[str, Any]) -> st.SearchStrategy[tuple[str, Any]] | 
     if "enum" in schema:
         wrong += ["Nonsense", schema["enum"][0].swapcase()]
     return st.sampled_from(wrong).map(lambda one: ("out of bounds", one)) if wrong else None
-
-
-def anywhere(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> st.SearchStrategy[Mutation]:
-    """A mutation of any field; every field is as likely as any other."""
-    return st.sampled_from(list(fields(schema, spec))).flatmap(lambda found: mutations_of(*found))

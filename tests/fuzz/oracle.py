@@ -102,6 +102,7 @@ class Subject:
         self._put(base)
         self._settle()
         self._shape = self._now()
+        self._children = {key: shape({key: child}) for key, child in scene.children(name).items()}
         self._said = self._told()
         self._stored = self._resource()["spec"]
 
@@ -130,7 +131,7 @@ class Subject:
         if stalled["status"] == "True":
             verdict.how = "stalled"
             names = [str(step) for step in verdict.mutation.path if isinstance(step, str)]
-            if changed or not before.items() <= self._pods().items():
+            if not self._stands() or not before.items() <= self._pods().items():
                 verdict.wrong = f"a spec that can't run moved what runs: {stalled['message']}"
             elif not any(name in stalled["message"] for name in names):
                 verdict.wrong = f"the message names no field: {stalled['message']}"
@@ -174,6 +175,11 @@ class Subject:
         children = self.scene.children(self.name)
         labels = {key: child["metadata"]["labels"].get("gemmaspec.io/revision") for key, child in children.items()}
         return shape({key: child for key, child in children.items() if labels[key] in current})
+
+    def _stands(self) -> bool:
+        """Whether every child of before is as it was: what could not be made so may have left something beside them."""
+        now = self.scene.children(self.name)
+        return all(key in now and shape({key: now[key]}) == text for key, text in self._children.items())
 
     def _told(self) -> Any:
         """What the status says of the spec itself: figures and conditions move with the moment."""

@@ -470,6 +470,21 @@ class Toleration(Model):
     effect: Annotated[str, Field(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)] | None = Field(
         None, description="Taint effect; empty matches all."
     )
+    model_config = Model.model_config | {
+        "json_schema_extra": rules(
+            rule(
+                "(has(self.key) && self.key != '') || (has(self.operator) && self.operator == 'Exists')",
+                "without a key every taint is tolerated, and that is said by operator 'Exists'; give the key, or the "
+                "operator",
+                at=".key",
+            ),
+            rule(
+                "!has(self.value) || self.value == '' || !has(self.operator) || self.operator != 'Exists'",
+                "operator 'Exists' takes no value; remove value, or choose 'Equal'",
+                at=".value",
+            ),
+        )
+    }
 
 
 class Nodes(Model):
