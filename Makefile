@@ -22,7 +22,7 @@ demo: $(VENV)/ready ## The main job on real parts: cluster, operator, engine, tr
 
 test: $(VENV)/ready lint ## Everything that must hold, on real parts
 	$(BIN)/python -m testbed install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine and not prometheus" tests $(ARGS)

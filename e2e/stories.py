@@ -37,6 +37,10 @@ SECRET: Final = "tiny-api-key"
 AGENTS_KEY: Final = "of-the-stories-only-0123456789"
 PORT: Final = 8000
 BOOT_SECONDS: Final = 300.0
+OTHER_TRANSFORMERS: Final = "5.18.0"
+"""A version of transformers that the engine's image does not have."""
+PATCHED: Final = "vllm.model_executor.models.gemma4_mtp"
+"""The module that the stories' patches replace."""
 _SECRET_REF: Final[dict[str, Any]] = {"service": {"apiKeySecretRef": {"name": SECRET, "key": "key"}}}
 
 
@@ -54,6 +58,16 @@ def secret(kubectl: Kubectl, name: str, value: str) -> None:
     """A Secret in the stories' namespace, with the value under `key`."""
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"key": value}}
     kubectl.apply(json.dumps(body), "-n", NAMESPACE)
+
+
+def config_map(name: str, text: str) -> dict[str, Any]:
+    """A ConfigMap with the text under `it`."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"it": text}}
+
+
+def patch_from(source: str, sha256: str = "0" * 64) -> dict[str, Any]:
+    """Part of ``spec.engine``: the patch that such a ConfigMap holds, pinned to a hash."""
+    return {"patches": [{"module": PATCHED, "sha256": sha256, "source": {"configMap": {"name": source, "key": "it"}}}]}
 
 
 def give_key(kubectl: Kubectl, operators: str) -> None:

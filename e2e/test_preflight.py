@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,16 +10,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import pytest
-from openai import OpenAI
 
-from demo.door import door
-from demo.resource import Resource, condition
+from demo.resource import Resource
 from gemmaspec.core import names
-from mirror import COMMIT, Mirror, wheel_of
+from mirror import COMMIT, Mirror
 from mirror.contents import EXPERTS, OTHER_VOCABULARY, TOKEN, UNKNOWN_TYPE
-from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, secret
+from stories import NAMESPACE, OTHER_TRANSFORMERS, Site, config_map, patch_from, secret
 from testbed.deadline import wait_for
-from tinypair.languages import prompt
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -29,9 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 # alone and looks at the clock.
 _SECONDS: Final = 60.0
 _CROWDED_SECONDS: Final = 420.0
-_MODULE: Final = "vllm.model_executor.models.gemma4_mtp"
 _SMALL: Final = {"resources": {"requests": {"cpu": "200m", "memory": "64Mi"}}}  # nine fit on two cores
-_TRANSFORMERS: Final = "5.18.0"  # the engine's own is another one
 
 
 @dataclass(frozen=True)
@@ -45,14 +39,6 @@ class Case:
     hub: bool = False
 
 
-def _patch(source: str, sha256: str = "0" * 64) -> dict[str, Any]:
-    return {"patches": [{"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": source, "key": "it"}}}]}
-
-
-def _config_map(name: str, text: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"it": text}}
-
-
 def _drafter(name: str) -> dict[str, Any]:
     return {"speculative": {"drafter": {"model": name, "revision": COMMIT}}}
 
@@ -63,10 +49,10 @@ CASES: Final = (
         "transformers-version",
         "TransformersVersionMismatch",
         "mode: Install",
-        {"engine": {"transformers": {"version": _TRANSFORMERS}}},
+        {"engine": {"transformers": {"version": OTHER_TRANSFORMERS}}},
     ),
-    Case("patch-hash", "PatchHashMismatch", "Pin the hash", {"engine": _patch("a-patch")}),
-    Case("patch-source", "PatchSourceMissing", "spec.engine.patches[].source", {"engine": _patch("no-such-map")}),
+    Case("patch-hash", "PatchHashMismatch", "Pin the hash", {"engine": patch_from("a-patch")}),
+    Case("patch-source", "PatchSourceMissing", "spec.engine.patches[].source", {"engine": patch_from("no-such-map")}),
     Case("flag", "BadArgument", "extraArgs", {"engine": {"extraArgs": ["--max-num-partial-prefills=2"]}}),
     Case("vocabulary", "DrafterVocabMismatch", "assistant published", _drafter(OTHER_VOCABULARY), hub=True),
     Case("model-type", "ModelTypeUnknown", "newer image", _drafter(UNKNOWN_TYPE), hub=True),
@@ -94,7 +80,7 @@ CASES: Final = (
 def refused(site: Site, mirror: Mirror) -> Iterator[dict[str, Resource]]:
     """All the cases, applied at once: their preflights run side by side."""
     secret(site.kubectl, "hub-token", TOKEN)
-    site.kubectl.apply(json.dumps(_config_map("a-patch", "raise SystemExit\n")), "-n", NAMESPACE)
+    site.kubectl.apply(json.dumps(config_map("a-patch", "raise SystemExit\n")), "-n", NAMESPACE)
     applied: dict[str, Resource] = {}
     try:
         for case in CASES:
@@ -152,7 +138,7 @@ def test_none_of_them_restarts_or_downloads(refused: dict[str, Resource], mirror
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_alone_it_is_refused_within_a_minute(site: Site, mirror: Mirror, case: Case) -> None:
     secret(site.kubectl, "hub-token", TOKEN)
-    site.kubectl.apply(json.dumps(_config_map("a-patch", "raise SystemExit\n")), "-n", NAMESPACE)
+    site.kubectl.apply(json.dumps(config_map("a-patch", "raise SystemExit\n")), "-n", NAMESPACE)
     resource = site.apply(f"alone-{case.name}", **_changes(case, mirror))
     try:
         said = resource.wait_condition("Preflight", "False", _CROWDED_SECONDS)
@@ -162,39 +148,6 @@ def test_alone_it_is_refused_within_a_minute(site: Site, mirror: Mirror, case: C
         assert took.clock <= _SECONDS
     finally:
         resource.delete(90)
-
-
-# The bundled module, run as it is, and a word of its own.
-_HARMLESS: Final = """
-import pathlib, sys
-import vllm.model_executor.models as models
-exec(compile((pathlib.Path(models.__file__).parent / "gemma4_mtp.py").read_text(), "gemma4_mtp.py", "exec"))
-sys.stderr.write("the patch was here\\n")
-"""
-
-
-def test_the_engine_serves_with_the_transformers_and_the_patch_that_were_pinned(site: Site, mirror: Mirror) -> None:
-    mirror.add(wheel_of("transformers", _TRANSFORMERS))
-    wanted = {"version": _TRANSFORMERS, "mode": "Install"}
-    site.kubectl.apply(json.dumps(_config_map("harmless", _HARMLESS)), "-n", NAMESPACE)
-    sha256 = hashlib.sha256(_HARMLESS.encode()).hexdigest()
-    pinned = {"transformers": wanted, **_patch("harmless", sha256)}
-    resource = site.apply("installs", engine={**pinned, "env": mirror.pip_environment})
-    try:
-        body = resource.wait_settled(BOOT_SECONDS)
-        assert body["status"]["engine"]["transformers"] == _TRANSFORMERS
-        assert body["status"]["engine"]["patches"] == {_MODULE: sha256[:12]}
-        assert _TRANSFORMERS in condition(body, "Preflight")["message"]
-        log = resource.kubectl("logs", resource.pods()[-1]["metadata"]["name"], "-c", names.ENGINE_CONTAINER)
-        assert "the patch was here" in log
-        with door(site.cluster, resource.name, PORT, NAMESPACE) as base_url:
-            client = OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=60)
-            answer = client.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": prompt("code", 3)}], max_tokens=16, temperature=0
-            )
-        assert answer.choices[0].message.content
-    finally:
-        resource.delete()
 
 
 def _parked(resource: Resource) -> bool:

@@ -16,13 +16,13 @@ from stories import Tiny
 from testbed.deadline import wait_for
 from tinypair.languages import prompt
 
-SECONDS = float(os.environ.get("GEMMASPEC_QUIET_SECONDS", "40"))
-"""Length of the quiet; the requirement speaks of 600, the gate takes 40."""
+SECONDS = float(os.environ.get("GEMMASPEC_QUIET_SECONDS", "600"))
+"""Length of the quiet. (The gate looks for less, with engines that are fake: tests/integration/test_lifecycle.py.)"""
 _WARM_SECONDS = 420.0  # the first figures may be of traffic that has just begun, and are renewed once a minute at most
 _PERIOD = 1.0  # seconds from request to request
 _TOKENS = 40  # of each answer
 
-pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900 + SECONDS)]
+pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.campaign, pytest.mark.timeout(900 + SECONDS)]
 
 
 class Steady(threading.Thread):

@@ -1,7 +1,8 @@
-"""Weights come from a hub, once: target and drafter at pinned revisions, and an engine that then needs no hub."""
+"""What is pinned comes from outside, once: the pair from a hub, transformers from an index, a patch from a map."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,33 +12,47 @@ import pytest
 from openai import OpenAI
 
 from demo.door import door
-from demo.resource import Resource
+from demo.resource import Resource, condition
 from gemmaspec.core import names
 from gemmaspec.core.caches import compile_key
 from gemmaspec.core.resolve import resolve
 from gemmaspec.recipes import load
-from mirror import COMMIT, Mirror
+from mirror import COMMIT, Mirror, wheel_of
 from mirror.contents import ASSISTANT, TARGET, TOKEN
-from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, secret
+from stories import BOOT_SECONDS, NAMESPACE, OTHER_TRANSFORMERS, PATCHED, PORT, Site, config_map, patch_from, secret
 from testbed.deadline import wait_for
 from tinypair.languages import prompt
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
 _CLAIMS: Final = ("weights", "compiled")
+# The bundled module, run as it is, and a word of its own.
+_HARMLESS: Final = """
+import pathlib, sys
+import vllm.model_executor.models as models
+exec(compile((pathlib.Path(models.__file__).parent / "gemma4_mtp.py").read_text(), "gemma4_mtp.py", "exec"))
+sys.stderr.write("the patch was here\\n")
+"""
+_SHA256: Final = hashlib.sha256(_HARMLESS.encode()).hexdigest()
 _WEIGHTS: Final = [f"{ASSISTANT}/model.safetensors", f"{TARGET}/model.safetensors"]
 
 
 @pytest.fixture(scope="module")
 def downloaded(site: Site, mirror: Mirror) -> Iterator[Resource]:
-    """An engine whose pair came from the hub, Ready; its caches are claims that outlive its pods."""
+    """An engine whose pair, transformers and patch came from outside, Ready; its caches outlive its pods."""
+    mirror.add(wheel_of("transformers", OTHER_TRANSFORMERS))
     secret(site.kubectl, "hub-token", TOKEN)
+    site.kubectl.apply(json.dumps(config_map("harmless", _HARMLESS)), "-n", NAMESPACE)
     site.kubectl.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": _claims()}), "-n", NAMESPACE)
     resource = site.apply(
         "hub",
         model={"target": TARGET, "revision": COMMIT},
         speculative={"drafter": {"model": ASSISTANT, "revision": COMMIT}},
-        engine={"env": [{"name": "HF_ENDPOINT", "value": mirror.url}]},
+        engine={
+            "transformers": {"version": OTHER_TRANSFORMERS, "mode": "Install"},
+            **patch_from("harmless", _SHA256),
+            "env": [{"name": "HF_ENDPOINT", "value": mirror.url}, *mirror.pip_environment],
+        },
         cache={
             "weights": {"pvc": {"claimName": _CLAIMS[0]}},
             "compile": {"pvc": {"claimName": _CLAIMS[1]}},
@@ -87,6 +102,15 @@ def test_the_pair_is_downloaded_and_served(site: Site, downloaded: Resource, mir
             model="tiny", messages=[{"role": "user", "content": prompt("code", 3)}], max_tokens=16, temperature=0
         )
     assert answer.choices[0].message.content
+
+
+def test_the_engine_runs_with_the_transformers_and_the_patch_that_were_pinned(downloaded: Resource) -> None:
+    body = downloaded.read()
+    assert body["status"]["engine"]["transformers"] == OTHER_TRANSFORMERS
+    assert body["status"]["engine"]["patches"] == {PATCHED: _SHA256[:12]}
+    assert OTHER_TRANSFORMERS in condition(body, "Preflight")["message"]
+    log = downloaded.kubectl("logs", downloaded.pods()[-1]["metadata"]["name"], "-c", names.ENGINE_CONTAINER)
+    assert "the patch was here" in log
 
 
 def test_the_engine_is_offline_and_never_sees_the_token(downloaded: Resource) -> None:
