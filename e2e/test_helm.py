@@ -94,7 +94,7 @@ def test_helm_comes_upgrades_and_goes_beside_running_engines(tiny: Tiny, unmanag
         wait_for(lambda: helped.json("get", "deployments", "-l", "gemmaspec.io/deploy=helmed")["items"], "children", 60)
         tiny.settle()
 
-        helm("upgrade", RELEASE, str(CHART), *where, *values(unmanaged))
+        helm("upgrade", RELEASE, str(CHART), *where, *taken, *values(unmanaged))
         wait_ready(kubectl, operator)
         assert columns(site) == today
         tiny.settle()

@@ -249,6 +249,7 @@ def patch_of(pod: Pod) -> dict[str, Any]:
     return {"module": MODULE, "sha256": hashlib.sha256(source.read_bytes()).hexdigest(), "path": str(source)}
 
 
+@pytest.mark.campaign  # the stories on the real cluster do as much, in pods
 def test_a_real_engine_is_supervised_to_its_end(pod: Pod) -> None:
     pod.pin(patches=[patch_of(pod)], patchDir=str(pod.root / "patches"), boot={"healthySeconds": 2})
     port = _free_port()
