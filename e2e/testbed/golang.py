@@ -100,6 +100,9 @@ HELM_UNITTEST = GoModule(
 )
 KUBE_SCORE = GoModule("kubescore", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}, download=20)
 LWS = GoModule("lws", {"lws": "sigs.k8s.io/lws/cmd"}, download=60)
+KREW = GoModule(
+    "krew", {name: f"sigs.k8s.io/krew/cmd/{name}" for name in ("krew", "validate-krew-manifest")}, download=30
+)
 KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
 
 
