@@ -25,7 +25,7 @@ def kubeconfig(folder: Path, server: str) -> Path:
     return file
 
 
-VERBS = (["status", "a"], ["history", "a"], ["top", "--once"], ["doctor"])
+VERBS = (["status", "a"], ["history", "a"], ["top", "--once"], ["doctor"], ["set-k", "a", "2", "--for", "10m"])
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])

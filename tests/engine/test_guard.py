@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import pytest
@@ -54,6 +55,49 @@ def test_everything_else_needs_it(path: str) -> None:
 )
 def test_nothing_but_the_key_opens(given: bytes) -> None:
     assert answer(request("/tokenize", given))[0]["status"] == 401
+
+
+TOKEN = b"of-the-operator"
+CHAT = "/v1/chat/completions"
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, scope: dict[str, Any]) -> Any:
+    """The request as the application gets it; None where it is sent away."""
+    monkeypatch.setenv("GEMMASPEC_ASKER_SHA256", hashlib.sha256(TOKEN).hexdigest())
+    reached = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        reached.append(scope)
+
+    async def send(_message: Any) -> None:
+        """Not looked at."""
+
+    asyncio.run(Guard(app)(scope, None, send))
+    return reached[0] if reached else None
+
+
+def test_the_operator_asks_a_chat_without_knowing_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = asked(monkeypatch, request(CHAT, b"Bearer " + TOKEN, "POST"))
+    assert reached["headers"] == [(b"authorization", b"Bearer " + KEY)], "vLLM asks for the key itself"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "given"),
+    [
+        ("POST", CHAT, b"Bearer other"),
+        ("POST", CHAT, b""),
+        ("GET", CHAT, b"Bearer " + TOKEN),
+        ("POST", "/v1/completions", b"Bearer " + TOKEN),
+        ("POST", "/tokenize", b"Bearer " + TOKEN),
+    ],
+)
+def test_its_token_opens_nothing_else(monkeypatch: pytest.MonkeyPatch, method: str, path: str, given: bytes) -> None:
+    assert asked(monkeypatch, request(path, given, method)) is None
+
+
+def test_a_digest_that_is_none_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMASPEC_ASKER_SHA256", "")
+    assert answer(request(CHAT, b"Bearer ", "POST"))[0]["status"] == 401
 
 
 def test_a_websocket_without_the_key_is_closed() -> None:

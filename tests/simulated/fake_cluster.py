@@ -14,6 +14,7 @@ from gemmaspec.adapters.cluster import Missing, Rejected, Stale, Taken, Undeclar
 from gemmaspec.api import identity
 from gemmaspec.core import moment, names
 from gemmaspec.core.observation import Pod, Sample
+from gemmaspec.core.warmup import WarmUp
 from gemmaspec.runtime.cache import Cache, Stored, owner_of, reduce_pod, store
 
 Key = tuple[str, str]
@@ -218,12 +219,20 @@ class FakeScraper:
 
     def __init__(self) -> None:
         self.series: dict[str, list[Sample]] = {}
+        self.warmed: dict[str, WarmUp] = {}
+        self.asked: list[tuple[str, Mapping[str, Any]]] = []
 
     def reports(self, pods: object) -> dict[str, tuple[object, ...]]:
         return {}
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
         return {pod.uid: tuple(self.series[pod.uid]) for pod in pods if pod.uid in self.series}
+
+    def warmups(self, pods: Sequence[Pod]) -> dict[str, WarmUp]:
+        return {pod.uid: self.warmed[pod.uid] for pod in pods if pod.uid in self.warmed}
+
+    def warm(self, key: Key, pod: Pod, body: Mapping[str, Any]) -> None:
+        self.asked.append((pod.name, body))
 
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         return {}

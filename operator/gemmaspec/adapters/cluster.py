@@ -25,7 +25,7 @@ from gemmaspec.core.names import FIELD_MANAGER
 REQUEST_SECONDS: Final = 15.0
 CONNECTIONS: Final = 32
 JSON: Final = "application/json"
-# Who writes what a person asked the command line for.
+# Who writes what a person asked the command line for. Not kubectl: Flux takes back what kubectl set.
 TOOL_MANAGER: Final = "gemmaspec-cli"
 POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Asks for an object's metadata alone: the engine files in a ConfigMap are hundreds of kilobytes, and known to us.

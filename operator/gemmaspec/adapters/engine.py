@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +16,8 @@ from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Sample
 
 SCRAPE_SECONDS = 4.0
+# One short answer of a large model on a slow box.
+ANSWER_SECONDS = 120.0
 # An engine's /metrics is some 100 KB; more than this is not an engine.
 MOST_BYTES = 4 * 1024 * 1024
 # The schema takes K up to 32; a larger position is no engine's.
@@ -148,6 +152,28 @@ class Engines:
     async def teach(self, ip: str, port: int, token: str, state: str) -> None:
         """Give the agent what another one has learnt. Raises Refused where it can't use it, or ScrapeError."""
         await self._put(ip, port, "/state", token, state)
+
+    async def complete(self, ip: str, port: int, token: str, body: Mapping[str, Any]) -> int:
+        """Have a chat request answered; returns how many tokens that were.
+
+        Raises Refused where the engine takes no such request, or ScrapeError.
+        """
+        url = f"http://{_host(ip)}:{port}/v1/chat/completions"
+        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        try:
+            async with self._open().post(
+                url, json=dict(body), headers=_bearer(token), timeout=limit, allow_redirects=False
+            ) as response:
+                told = await _whole(response.content)
+                if 400 <= response.status < 500 and response.status not in (408, 429):
+                    raise Refused(f"HTTP {response.status}: {told.decode(errors='replace')[:200]}")
+                if response.status != 200:
+                    raise ScrapeError(f"HTTP {response.status}")
+                return int(json.loads(told)["usage"]["completion_tokens"])
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ScrapeError(f"{type(error).__name__}: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ScrapeError(f"no answer of a chat: {type(error).__name__}: {error}") from error
 
     async def _put(self, ip: str, port: int, path: str, token: str, body: str) -> None:
         url = f"http://{_host(ip)}:{port}{path}"

@@ -1,4 +1,4 @@
-"""What a person's tools ask the cluster: reads only, so that a kubeconfig with the right to look is enough."""
+"""What a person's tools ask the cluster: reads, for which the right to look is enough, and a single write."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ class Reader:
     async def resource(self, namespace: str, name: str) -> Object:
         """One resource. Raises Missing."""
         return await self._cluster.get(f"{COLLECTIONS[identity.KIND].format(namespace=namespace)}/{name}")
+
+    async def annotate(self, namespace: str, name: str, annotation: str, value: str | None) -> None:
+        """Set an annotation of a resource, or remove it: the one write of a person's tools. Raises Missing."""
+        patch = {"metadata": {"annotations": {annotation: value}}}
+        await self._cluster.merge(identity.KIND, namespace, name, patch)
 
     async def resources(self, namespace: str | None) -> list[Object]:
         """All resources of a namespace, or of the cluster for None. Raises Missing without the definition."""

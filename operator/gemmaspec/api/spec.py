@@ -630,6 +630,13 @@ class OnInconclusive(StrEnum):
     PROMOTE = "Promote"
 
 
+class WarmUp(StrEnum):
+    """Whether an idle engine is asked a few prompts of the operator's own."""
+
+    NEVER = "Never"
+    WHEN_IDLE = "WhenIdle"
+
+
 class Analysis(Model):
     """How a new revision is judged against the last good one. Without a last good one nothing is judged."""
 
@@ -657,6 +664,12 @@ class Analysis(Model):
     on_inconclusive: OnInconclusive | None = Field(
         None,
         description="`Hold` (default) leaves the new revision where it is and goes on measuring; `Promote` takes it.",
+    )
+    warm_up: WarmUp | None = Field(
+        None,
+        description="`WhenIdle`: an engine that serves and that nobody asks anything gets prompts from the operator, "
+        "one at a time, so that it can be judged without traffic: at most 36 of 128 tokens. They are compared with "
+        "those of the last good revision alone, and are no part of the figures of traffic. Default `Never`.",
     )
 
 

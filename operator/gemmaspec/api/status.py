@@ -39,6 +39,14 @@ class ReplicaK(Model):
     since: str = Field(description="When this was first seen; looked at once a minute.")
 
 
+class HeldK(Model):
+    """A K that somebody holds for a while (`gemmaspec set-k`), beside the spec."""
+
+    k: int | None = Field(None, description="The K that is held.")
+    until: str | None = Field(None, description="When it ends.")
+    message: Text | None = Field(None, description="How, or why not.")
+
+
 class KStatus(Model):
     """K, as asked for and as it is."""
 
@@ -48,6 +56,7 @@ class KStatus(Model):
     )
     reason: Text | None = Field(None, description="Why effective differs from desired, in one sentence.")
     since: str | None = Field(None, description="When effective last changed.")
+    held: HeldK | None = Field(None, description="K held for a while, in place of what the spec and the policy say.")
     actuator: str | None = Field(None, description="How K is changed.")
     actuator_reason: Text | None = Field(None, description="Why actuator Auto took Restart.")
     replicas: Annotated[list[ReplicaK], Field(max_length=MAX_REPLICAS)] | None = Field(
@@ -128,6 +137,30 @@ class HistoryEntry(Model):
     revision: str | None = Field(None, description="Revision that the decision is about, where it is no change of K.")
 
 
+class WarmUpStatus(Model):
+    """What the operator's own prompts gained on an idle engine. Memory: it may change between releases."""
+
+    revision: str | None = Field(None, description="Revision that it speaks of.")
+    engine: str | None = Field(None, description="Pod's uid and restarts: counters begin anew with each.")
+    requests: int | None = Field(None, description="Requests that no user's came into.")
+    lost: int | None = Field(None, description="Requests that tell nothing: others came in between, or no answer.")
+    drafts: int | None = Field(None, description="Drafts of theirs.")
+    draft_tokens: int | None = Field(None, description="Draft tokens of theirs.")
+    accepted: list[int] | None = Field(
+        None,
+        description="Drafts of which token i was accepted.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    speeds: list[float] | None = Field(
+        None,
+        description="Tokens per second of each request.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    outputs: int | None = Field(None, description="Outputs of theirs.")
+    seconds: float | None = Field(None, description="Time between their outputs, summed.")
+    refused: Text | None = Field(None, description="Why the engine answers no such request.")
+
+
 class RolloutStatus(Model):
     """Where the rollout of what the spec asks for stands. Memory of the machine: it may change between releases."""
 
@@ -142,6 +175,7 @@ class RolloutStatus(Model):
     kept_control: ControlState | None = Field(None, description="Its rollback machine, meanwhile.")
     kept_acceptance: AcceptanceStatus | None = Field(None, description="Its acceptance, to compare with.")
     kept_throughput: ThroughputStatus | None = Field(None, description="Its speed, to compare with.")
+    kept_warm_up: WarmUpStatus | None = Field(None, description="Its warm-up, to compare with.")
 
 
 class EngineStatus(Model):
@@ -184,6 +218,7 @@ class GemmaSpecDeployStatus(Model):
     k: KStatus | None = Field(None, description="K, as asked for and as it is.")
     acceptance: AcceptanceStatus | None = Field(None, description="What drafts earn.")
     throughput: ThroughputStatus | None = Field(None, description="Generation speed.")
+    warm_up: WarmUpStatus | None = Field(None, description="What `rollout.analysis.warmUp` measured.")
     control: ControlState | None = Field(None, description="Memory of the rollback machine.")
     history: Annotated[list[HistoryEntry], Field(max_length=20)] | None = Field(
         None, description="The last decisions, oldest first.", json_schema_extra={"x-kubernetes-list-type": "atomic"}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gemmaspec import __version__
-from gemmaspec.cli import doctor, explain, lookup, plans, published, top
+from gemmaspec.cli import doctor, explain, lookup, plans, published, setk, top
 from gemmaspec.cli.bench import verb as bench
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("history")(lookup.history)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.command("set-k")(setk.set_k)
 app.command("plan")(plans.plan_file)
 app.command("recipes")(published.recipes)
 app.command("explain")(explain.explain)

@@ -57,6 +57,7 @@ _OWN: Final = (
     Reason("Downloading", _WELL, "The weights are on their way; the share is in the message."),
     Reason("Cached", _WELL, "The box had the weights already."),
     Reason("SpeculationOff", _WELL, "The spec asks for K = 0 or `method: off`."),
+    Reason("KHeld", _WELL, "Somebody holds K for a while; `gemmaspec set-k NAME --clear` ends it."),
     Reason("NotMeasured", _WELL, "No drafts were counted yet: no traffic, or no metrics. K does not move on that."),
     Reason("Accepting", _WELL, "The target accepts drafts."),
     Reason("OnTrial", _WELL, "K stays as it is while the revision is compared with the last good one."),

@@ -76,6 +76,9 @@ def _k(status: Values, now: float) -> Text:
     for reason in (k.get("reason"), k.get("actuatorReason")):
         if reason:
             shown.append(f"\n   {reason}")
+    if held := k.get("held"):
+        what = f"K {held['k']} until {held['until']}: " if held.get("until") else ""
+        shown.append(f"\n   {what}{held.get('message', '')}", "yellow")
     return shown
 
 

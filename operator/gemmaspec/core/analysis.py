@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from gemmaspec.api.spec import OnInconclusive
+from gemmaspec.api.spec import OnInconclusive, WarmUp
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.goodput import expected_tokens
 from gemmaspec.core.observation import Pod
@@ -46,6 +46,7 @@ class Rules:
     deadline: int
     timeout: int
     promote: bool
+    warm_up: bool = False
 
 
 def rules(resolved: Resolved) -> Rules:
@@ -61,6 +62,7 @@ def rules(resolved: Resolved) -> Rules:
         deadline=values.get("progress_deadline_seconds", rollout.startup_seconds + rollout.drain_seconds + 600),
         timeout=values.get("timeout_seconds", 600),
         promote=values.get("on_inconclusive") is OnInconclusive.PROMOTE,
+        warm_up=values.get("warm_up") is WarmUp.WHEN_IDLE,
     )
 
 
@@ -124,8 +126,10 @@ class Verdict:
     again: float | None = None
 
 
-def judge(rules: Rules, seen: Seen, baseline: Baseline, now: float) -> Verdict:
-    """The verdict on what was seen so far."""
+def judge(
+    rules: Rules, seen: Seen, baseline: Baseline, now: float, warmed: tuple[Seen, Baseline] | None = None
+) -> Verdict:
+    """The verdict on what was seen so far. warmed: what warm-up prompts showed of both; it is compared by itself."""
     dead = _dead(rules, seen)
     if dead is not None:
         return dead
@@ -143,7 +147,22 @@ def judge(rules: Rules, seen: Seen, baseline: Baseline, now: float) -> Verdict:
     worse = next((test for test in (drafts, speed) if test is not None and test.good is False), None)
     if worse is not None:
         return Verdict(Answer.REJECT, worse.reason, worse.message)
+    told = _warmed(rules, *warmed) if warmed is not None else None
+    if told is not None:
+        return told
     return _sum_up(rules, [test for test in (drafts, speed) if test is not None], began + rules.initial_delay, now)
+
+
+def _warmed(rules: Rules, seen: Seen, baseline: Baseline) -> Verdict | None:
+    """The verdict on warm-up alone; None while it is open, or where the last good revision had none to compare with."""
+    drafts = _drafts(rules, seen, baseline) if baseline.conditional else None
+    known = [test for test in (drafts, _speed(rules, seen, baseline)) if test is not None]
+    worse = next((test for test in known if test.good is False), None)
+    if worse is not None:
+        return Verdict(Answer.REJECT, worse.reason, f"on warm-up prompts: {worse.message}")
+    if not known or not all(test.good for test in known):
+        return None
+    return Verdict(Answer.PROMOTE, "AnalysisPassed", "on warm-up prompts: " + "; ".join(t.message for t in known))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ KEPT: Final[Mapping[str, str]] = {
     "control": "keptControl",
     "acceptance": "keptAcceptance",
     "throughput": "keptThroughput",
+    "warmUp": "keptWarmUp",
 }
 
 
@@ -123,6 +124,7 @@ def _restored(status: Mapping[str, Any], known: Rollout) -> Mapping[str, Any]:
 
 def _afresh(status: Mapping[str, Any]) -> Mapping[str, Any]:
     """The status for an engine that nothing is known of: it proves its drafts anew, and no fault is its own."""
+    status = {key: value for key, value in status.items() if key != "warmUp"}
     control = status.get("control")
     if not control:
         return status

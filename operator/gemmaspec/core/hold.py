@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gemmaspec.api import identity
-from gemmaspec.api.spec import MAX_K
+from gemmaspec.api.spec import MAX_K, Method, Mode
 from gemmaspec.core import moment
 from gemmaspec.core.agent import Report, Wanted
+from gemmaspec.core.resolve import Resolved
 
 ANNOTATION: Final = f"{identity.GROUP}/hold-k"
 # Nobody means to hold K for longer and forgets to edit the spec.
@@ -29,6 +30,10 @@ class Hold:
 
     k: int
     until: float
+
+    def active(self, now: float) -> bool:
+        """Whether its end has not come."""
+        return self.until > now
 
     def text(self) -> str:
         """As the annotation's value."""
@@ -45,6 +50,28 @@ def read(annotations: Mapping[str, Any], now: float) -> Hold | None:
     if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= MAX_K or until > now + MOST_SECONDS:
         return None
     return Hold(k, until)
+
+
+def unreadable(annotations: Mapping[str, Any], now: float) -> str:
+    """What the annotation says where that can't be read; empty otherwise."""
+    text = annotations.get(ANNOTATION)
+    return str(text)[:100] if text is not None and read(annotations, now) is None else ""
+
+
+def restarted(resolved: Resolved, hold: Hold) -> Resolved:
+    """The spec as it is while K is held by a restart: that K, moved by nobody."""
+    return replace(resolved, k=hold.k, control=replace(resolved.control, mode=Mode.FIXED))
+
+
+def refusal(resolved: Resolved, hold: Hold, *, live: bool, on_trial: bool, fault: bool) -> str:
+    """Why K is not held though the annotation asks for it; empty where it is."""
+    if live and fault:
+        return "not held: the drafter is broken, and speculation stays off"
+    if not live and resolved.method is Method.OFF and hold.k:
+        return "not held: spec.speculative.method is off, and there is no drafter"
+    if not live and on_trial:
+        return "waits: a revision is on trial, and its K is what it is judged by"
+    return ""
 
 
 def told(report: Report, wanted: Wanted, hold: Hold | None, now: float) -> tuple[Wanted, float | None] | None:

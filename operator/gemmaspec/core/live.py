@@ -34,6 +34,11 @@ def token(key: bytes, uid: str) -> str:
     return hmac.new(key, uid.encode(), hashlib.sha256).hexdigest()
 
 
+def digest(secret: str) -> str:
+    """What a pod holds in place of a token."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
 def problem(resolved: Resolved, steerable: bool) -> Problem | None:
     """Why what the spec asks of the actuator can't be had; None where it can."""
     control = resolved.control
@@ -132,7 +137,7 @@ def environment(secret: str, resolved: Resolved) -> dict[str, str]:
     """
     value = {
         "port": AGENT_PORT,
-        "tokenSha256": hashlib.sha256(secret.encode()).hexdigest(),
+        "tokenSha256": digest(secret),
         "stateDir": names.STATE_DIR,
     }
     known = compat.find(_version(resolved))

@@ -15,6 +15,7 @@ K_ANNOTATION: Final = f"{identity.GROUP}/k"
 ACTUATOR_ANNOTATION: Final = f"{identity.GROUP}/actuator"
 SPEC_ANNOTATION: Final = f"{identity.GROUP}/spec"
 LEARNED_ANNOTATION: Final = f"{identity.GROUP}/learned"
+NUMBER_ANNOTATION: Final = f"{identity.GROUP}/revision-number"
 
 ENGINE_CONTAINER: Final = "engine"
 ENGINE_MOUNT: Final = "/etc/gemmaspec/engine"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemmaspec.core import names
 from gemmaspec.core.agent import Report
 from gemmaspec.core.owner import Owner
+
+if TYPE_CHECKING:
+    from gemmaspec.core.warmup import WarmUp
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Child:
         labels = self.body.get("metadata", {}).get("labels", {})
         value = labels.get(names.REVISION_LABEL)
         return str(value) if value else None
+
+    @property
+    def number(self) -> int:
+        """When its revision was last driven to, counted as ``revision`` of a ControllerRevision is; 0: not numbered."""
+        return _number(self.body.get("metadata", {}).get("annotations", {}).get(names.NUMBER_ANNOTATION))
 
     @property
     def refused(self) -> str:
@@ -156,6 +164,7 @@ class Observation:
     agents: Mapping[str, Sequence[Report]] = field(default_factory=dict)  # of the last minute, by pod uid
     downloads: Mapping[str, float] = field(default_factory=dict)  # share of the weights that are there, by pod uid
     foreign: tuple[Foreign, ...] = ()
+    warmups: Mapping[str, WarmUp] = field(default_factory=dict)  # of the engines that live, by pod uid
 
     def child(self, kind: str, name: str) -> Child | None:
         """The child of this kind and name that belongs to the resource, or None."""

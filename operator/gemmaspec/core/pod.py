@@ -201,6 +201,7 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
     variables = [{"name": name, "value": value} for name, value in fixed.items() if name not in given]
     if engine:
         variables += _api_key(resolved)
+        variables += [{"name": "GEMMASPEC_ASKER_SHA256", "value": resolved.asker}] if resolved.asker else []
     return variables + list(given.values())
 
 

@@ -24,6 +24,7 @@ from gemmaspec.core import (
     rollout,
     status,
     trial,
+    warmup,
 )
 from gemmaspec.core.acceptance import Window, lifetime, window
 from gemmaspec.core.agent import Wanted
@@ -44,6 +45,8 @@ from gemmaspec.core.resolve import Resolved, resolve
 LONGER = 10
 # A name that somebody else holds is looked at again this often.
 FOREIGN_RETRY_SECONDS = 15.0
+# An engine that is to be warmed up is looked at again this often: scrapes of an idle one wake nobody.
+WARM_UP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,21 @@ class Steer:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Send an idle engine a request of ours."""
+
+    pod: Pod
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Delete:
     """Remove a child of ours that the plan no longer holds."""
 
     child: Child
 
 
-Action = Create | Apply | Reset | Delete | Steer | Save | Restore
+Action = Create | Apply | Reset | Delete | Steer | Save | Restore | Probe
 
 
 @dataclass(frozen=True)
@@ -139,20 +150,22 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
     if observation.resource.deleting:
         return Decision()  # garbage collection removes the children
     try:
-        asked = _resolved(observation.resource.spec, settings)
+        asked = _resolved(observation, observation.resource.spec, settings)
         turn = _begin(observation, asked, settings)
         if turn.stored:
             return turned(turn, _begun_revision(observation, asked, settings, turn), asked, observation.now)
         running = trial.last_good(observation, turn.rollout) if turn.rollout.returned else None
-        resolved = asked if running is None else _resolved(running, settings)
+        resolved = asked if running is None else _resolved(observation, running, settings)
     except Stalling as stalling:
         return Decision(status=status.stalled(observation, stalling.problems))
     return _drive(observation, resolved, turn.rollout, settings)
 
 
-def _resolved(spec: Mapping[str, Any], settings: Settings) -> Resolved:
+def _resolved(observation: Observation, spec: Mapping[str, Any], settings: Settings) -> Resolved:
     """The spec, complete. Raises Stalling where it can't be made so here."""
     resolved = resolve(spec, settings.recipes)
+    if settings.key and resolved.spec.service.api_key_secret_ref:
+        resolved = replace(resolved, asker=live.digest(live.token(settings.key, observation.resource.owner.uid)))
     _allowed(resolved, settings)
     unavailable = live.problem(resolved, bool(settings.key))
     if unavailable:
@@ -198,6 +211,10 @@ def turned(turn: Turn, revision: str, resolved: Resolved, now: float) -> Decisio
 def _drive(observation: Observation, resolved: Resolved, known: Rollout, settings: Settings) -> Decision:
     """Bring what runs closer to ``resolved``: the spec's revision, or the last good one after a return."""
     agent = _agent(observation, resolved, settings)
+    asked, held = resolved, _held(observation)
+    refused = _refused_hold(observation, resolved, known, held, live=agent is not None)
+    if held is not None and agent is None and not refused:
+        resolved = hold.restarted(resolved, held)
     change, evidence = decide_k(observation, resolved, agent is not None)
     if known.on_trial:
         change = trial.frozen(memory.load(observation.resource.status), change)
@@ -212,9 +229,12 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     facts = _facts(
         observation, resolved, planned, change, evidence, scale, goal, known, live=agent is not None, why_restart=why
     )
+    facts = replace(facts, asked_k=asked.k, held=held, not_held=refused)
+    facts = replace(facts, warm=trial.warm(observation, resolved, planned.revision))
     verdict = trial.judge(observation, resolved, known, change, evidence, facts)
     if verdict is not None and verdict.answer in (Answer.PROMOTE, Answer.REJECT):
-        turn = trial.turn(known, planned.revision, verdict, observation.resource.status)
+        told = {"warmUp": warmup.stored(facts.warm, planned.revision)} if facts.warm else {}
+        turn = trial.turn(known, planned.revision, verdict, {**observation.resource.status, **told})
         return turned(turn, turn.rollout.stable, resolved, observation.now)
     recorded = observation.child("ConfigMap", planned.config["metadata"]["name"]) is not None
     facts = replace(facts, rollout=trial.settled(known, planned, facts, recorded), verdict=verdict)
@@ -224,9 +244,10 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     if state is not None and memory.load(body) != state:
         # The state of the machine changed: store it, act in the next pass.
         return Decision(status=body, events=_events(change), wake_after=0.0, reading=reading)
-    own: tuple[dict[str, Any], ...] = () if kept is not None else (planned.config, planned.deployment)
+    number = trial.number(_own(observation), planned.revision)
+    own: tuple[dict[str, Any], ...] = () if kept is not None else (planned.config, numbered(planned.deployment, number))
     if known.on_trial:
-        own += _lost_stable(observation, known, settings)
+        own += _lost_stable(observation, known, settings, max(0, number - 1))
     actions = () if observation.foreign else tuple(_actions(observation, planned.shared, own, facts, scale))
     if agent:
         followers = [pod for pod in observation.pods if pod.revision == planned.revision or not known.on_trial]
@@ -234,20 +255,55 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
         actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), held))
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
             actions += tuple(learned.steps(observation, planned.engine, planned.revision))
-    return Decision(actions=actions, status=body, wake_after=_wake(observation, change, verdict), reading=reading)
+    wake = _wake(observation, change, verdict, held)
+    if trial.waits(resolved, facts.warm):
+        actions += _probes(observation, resolved, facts)
+        wake = min(wake or WARM_UP_SECONDS, WARM_UP_SECONDS)
+    return Decision(actions=actions, status=body, wake_after=wake, reading=reading)
 
 
-def _lost_stable(observation: Observation, known: Rollout, settings: Settings) -> tuple[dict[str, Any], ...]:
+def _probes(observation: Observation, resolved: Resolved, facts: status.Facts) -> tuple[Probe, ...]:
+    idle = trial.to_ask(observation, resolved, facts.revision, facts.warm)
+    return () if idle is None else (Probe(idle, warmup.request(facts.warm, resolved)),)
+
+
+def _refused_hold(
+    observation: Observation, resolved: Resolved, known: Rollout, held: Hold | None, *, live: bool
+) -> str:
+    """Why K is not held as asked for; empty where it is, or nobody asks."""
+    if held is None:
+        return ""
+    fault = bool((observation.resource.status.get("control") or {}).get("fault"))
+    return hold.refusal(resolved, held, live=live, on_trial=known.on_trial, fault=fault)
+
+
+def _held(observation: Observation) -> Hold | None:
+    """K that somebody holds now."""
+    found = hold.read(observation.resource.annotations, observation.now)
+    return found if found is not None and found.active(observation.now) else None
+
+
+def _lost_stable(
+    observation: Observation, known: Rollout, settings: Settings, number: int
+) -> tuple[dict[str, Any], ...]:
     """The last good revision's objects, where somebody deleted its Deployment while it serves beside a trial."""
     name = names.revision_object(observation.resource.owner.name, known.stable)
     if observation.child("Deployment", name) is not None:
         return ()
     try:
-        resolved = _resolved(trial.last_good(observation, known), settings)
+        resolved = _resolved(observation, trial.last_good(observation, known), settings)
     except Stalling:
         return ()
     planned = _plan(observation, resolved, int((known.kept.get("k") or {}).get("effective") or 0), settings)
-    return (planned.config, planned.deployment) if planned.revision == known.stable else ()
+    return (planned.config, numbered(planned.deployment, number)) if planned.revision == known.stable else ()
+
+
+def numbered(deployment: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The Deployment with the number of its revision; 0 for none."""
+    metadata = dict(deployment["metadata"])
+    if number:
+        metadata["annotations"] = {**metadata["annotations"], names.NUMBER_ANNOTATION: str(number)}
+    return {**deployment, "metadata": metadata}
 
 
 def _reading(resolved: Resolved, facts: status.Facts) -> Reading:
@@ -486,10 +542,11 @@ def _events(change: Change) -> tuple[Event, ...]:
     return (Event(kind, change.reason, change.message),)
 
 
-def _wake(observation: Observation, change: Change, verdict: Verdict | None) -> float | None:
+def _wake(observation: Observation, change: Change, verdict: Verdict | None, held: Hold | None) -> float | None:
     if observation.foreign:
         return FOREIGN_RETRY_SECONDS
     # What a trial of K still waits for is traffic or a pod, and both wake.
-    times = [at for at in (change.state.hold_until, verdict.again if verdict else None) if at is not None]
+    known = (change.state.hold_until, verdict.again if verdict else None, held.until if held else None)
+    times = [at for at in known if at is not None]
     due = [at - observation.now for at in times if at > observation.now]
     return max(1.0, min(due)) if due else None

@@ -62,7 +62,8 @@ class ControlSettings:
 class Resolved:
     """A spec that a plan can be made of: complete, and without contradictions that the schema can't see.
 
-    given: what the user wrote, the recipe's values not merged in.
+    given: what the user wrote, the recipe's values not merged in. asker: SHA-256 of the token by which the operator may
+    ask engines that an API key closes; empty where none is needed, or the operator has no key.
     """
 
     spec: GemmaSpecDeploySpec
@@ -75,6 +76,7 @@ class Resolved:
     accelerator: Accelerator
     port: int
     given: Mapping[str, Any]
+    asker: str = ""
 
     @property
     def vllm(self) -> tuple[int, ...] | None:

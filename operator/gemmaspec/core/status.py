@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemmaspec.api.spec import Mode
-from gemmaspec.api.status import EngineStatus, GemmaSpecDeployStatus, HistoryEntry, KStatus
-from gemmaspec.core import agenthealth, analysis, canary, figures, memory, moment, names, replicas
+from gemmaspec.api.status import EngineStatus, GemmaSpecDeployStatus, HeldK, HistoryEntry, KStatus
+from gemmaspec.core import agenthealth, analysis, canary, figures, hold, memory, moment, names, replicas, warmup
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.canary import Rollout
 from gemmaspec.core.control import Change, ControlState
 from gemmaspec.core.health import Health, proof_text
+from gemmaspec.core.hold import Hold
 from gemmaspec.core.observation import Foreign, Observation, Pod
 from gemmaspec.core.problem import Problem
 from gemmaspec.core.resolve import Resolved
+from gemmaspec.core.warmup import WarmUp
 
 HISTORY = 20
 # Conditions that speak of what runs: they stand while the spec can't be made so.
@@ -37,7 +39,8 @@ class Facts:
     """What a pass found out about a resource that can be made so.
 
     recent, longer: a window, and several of them. boxes: engines that ``revision`` shall have. serving: ready
-    engines of it and of the one that it is compared with.
+    engines of it and of the one that it is compared with. asked_k: what the spec asks for; ``held`` takes its place
+    for a while, unless ``not_held`` says why not.
     """
 
     resolved: Resolved
@@ -54,6 +57,10 @@ class Facts:
     live: bool = False
     why_restart: str = ""
     verdict: analysis.Verdict | None = None
+    warm: WarmUp | None = None
+    asked_k: int | None = None
+    held: Hold | None = None
+    not_held: str = ""
 
     @property
     def ready(self) -> int:
@@ -112,7 +119,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         *_progress(observation, facts),
         preflight(facts.pods, facts.resolved.image),
         Verdict("EngineHealthy", facts.health.status, facts.health.reason, facts.health.message),
-        speculation(observation, resolved, state),
+        speculation(observation, resolved, state, None if facts.live or facts.not_held else facts.held),
         rolled_back(facts),
     ]
     decided = facts.change.moved
@@ -132,6 +139,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
     body |= canary.fields(facts.rollout)
     body["conditions"] = conditions(observation, verdicts)
     body["acceptance"] = figures.acceptance(previous.get("acceptance"), facts.recent, observation.now, decided)
+    body["warmUp"] = warmup.stored(facts.warm, facts.revision) if facts.warm else None
     body["throughput"] = figures.throughput(previous.get("throughput"), facts.longer, observation.now, decided)
     return {key: value for key, value in body.items() if value is not None}
 
@@ -190,8 +198,7 @@ def _progress(observation: Observation, facts: Facts) -> list[Verdict]:
     clear = Verdict("Stalled", "False", "Progressing", "nothing stands in the way")
     known = facts.rollout
     if known.on_trial and not _held(facts):
-        words = facts.verdict.message if facts.verdict else f"driving to revision {facts.revision}"
-        return [Verdict("Reconciling", "True", "Analysing", f"revision {facts.revision} is on trial: {words}"), clear]
+        return [Verdict("Reconciling", "True", *_trial(facts)), clear]
     if known.returned and facts.complete and facts.ready >= facts.resolved.spec.replicas:
         waiting = "the last good revision runs; waiting for another spec"
         return [
@@ -204,6 +211,17 @@ def _progress(observation: Observation, facts: Facts) -> list[Verdict]:
     if facts.complete and (facts.ready >= facts.resolved.spec.replicas):
         return [Verdict("Reconciling", "False", "Settled", "what runs is what the spec asks for"), clear]
     return [Verdict("Reconciling", "True", "RollingOut", f"driving to revision {facts.revision}"), clear]
+
+
+def _trial(facts: Facts) -> tuple[str, str]:
+    """Reason and message of a trial that goes on. A canary that is held keeps it going by kstatus' rules: what the
+    spec asks for is not what the other boxes run (so not Current), and no other spec is needed (so not Failed).
+    """
+    words = facts.verdict.message if facts.verdict else f"driving to revision {facts.revision}"
+    told = f"revision {facts.revision} is on trial: {words}"
+    if facts.verdict is None or facts.verdict.answer is not analysis.Answer.HOLD:
+        return "Analysing", told
+    return "Inconclusive", f"{told}; the other boxes stay with revision {facts.rollout.stable}"
 
 
 def _held(facts: Facts) -> bool:
@@ -266,9 +284,11 @@ def _other_name(image: str, digests: Sequence[str]) -> str:
     return f"; the container runtime names this image {digests[0]}"
 
 
-def speculation(observation: Observation, resolved: Resolved, state: ControlState) -> Verdict:
+def speculation(observation: Observation, resolved: Resolved, state: ControlState, held: Hold | None = None) -> Verdict:
     """The condition SpeculationHealthy: what the engines' agents can't do comes before what they chose."""
     kind = "SpeculationHealthy"
+    if held is not None and not state.fault:
+        return Verdict(kind, "Unknown", "KHeld", f"K is held at {held.k} until {moment.text(held.until)}")
     if state.fault:
         message = state.reason or "this engine accepts none of its drafts; the drafter is broken"
         return Verdict(kind, "False", "DraftRejected", message)
@@ -300,14 +320,28 @@ def _k(observation: Observation, facts: Facts) -> KStatus:
     before = observation.resource.status.get("k") or {}
     same = before.get("effective") == state.effective and before.get("since")
     return KStatus(
-        desired=state.desired,
+        desired=state.desired if facts.asked_k is None else facts.asked_k,
         effective=state.effective,
+        held=_held_k(observation, facts),
         reason=state.reason or memory.AS_ASKED,
         since=before["since"] if same else moment.text(observation.now),
         actuator="Live" if facts.live else "Restart",
         actuator_reason=facts.why_restart or None,
         replicas=replicas.each(before, observation),
     )
+
+
+def _held_k(observation: Observation, facts: Facts) -> HeldK | None:
+    """What of a K held for a while is to be told."""
+    held = facts.held
+    if held is None:
+        text = hold.unreadable(observation.resource.annotations, observation.now)
+        advice = "`gemmaspec set-k NAME K --for 10m` writes one, `--clear` removes it; a day is the longest"
+        return (
+            HeldK(message=f"annotation {hold.ANNOTATION} is {text!r}, which holds nothing: {advice}") if text else None
+        )
+    how = "by the agents in the engines, which end it by themselves" if facts.live else "by restart, now and at its end"
+    return HeldK(k=held.k, until=moment.text(held.until), message=facts.not_held or f"held {how}")
 
 
 def _engine(facts: Facts) -> EngineStatus:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from gemmaspec.api.spec import Strategy
-from gemmaspec.core import analysis, canary, figures, memory, names, rollout
+from gemmaspec.core import analysis, canary, figures, memory, names, rollout, warmup
 from gemmaspec.core.acceptance import window
 from gemmaspec.core.analysis import Answer, Baseline, Rules, Seen, Speed, Verdict
 from gemmaspec.core.canary import Phase, Rollout, Turn
@@ -19,6 +19,7 @@ from gemmaspec.core.plan import Plan, digest
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.resolve import Resolved
 from gemmaspec.core.status import Facts
+from gemmaspec.core.warmup import WarmUp
 
 HISTORY_LIMIT: Final = 2
 # Fields of the spec that render nothing: the newest spec's are followed whatever revision runs.
@@ -110,23 +111,70 @@ def judge(
         return None
     rules = analysis.rules(resolved)
     pods = [pod for pod in facts.pods if not pod.terminating]
-    state = change.state
+    state, warm = change.state, facts.warm
     k = resolved.k if facts.live else state.effective
+    # The agents count warm-up, too; vLLM's own counters come without it.
+    ever = warmup.without(evidence.ever, warm) if facts.live and warm else evidence.ever
     seen = Seen(
         pods=pods,
         boxes=facts.boxes,
         asked_at=known.since,
         k=k,
-        ever=evidence.ever,
+        ever=ever,
         depth=min(k, 1) if facts.live else k,  # under agents deeper positions were drafted less often
-        requests=evidence.ever.requests,
+        requests=ever.requests,
         spans=_spans(pods, observation.samples, state.effective, rules.initial_delay),
         parked=facts.health.parked,
-        fault=(change.message or state.reason) if state.fault else "",
+        fault=(change.message or state.reason) if state.fault else warm.fault() if warm else "",
         proved=state.proved,
         stopped=facts.live and state.effective == 0 < k,
     )
-    return analysis.judge(rules, seen, _baseline(observation, known, rules, pods), observation.now)
+    baseline = _baseline(observation, known, rules, pods)
+    return analysis.judge(rules, seen, baseline, observation.now, _warmed(known, seen, warm))
+
+
+def _warmed(known: Rollout, seen: Seen, warm: WarmUp | None) -> tuple[Seen, Baseline] | None:
+    """What warm-up showed of the revision on trial and of the last good one; None where it showed nothing of either."""
+    before = warmup.read(known.kept.get("warmUp"), known.stable)
+    if warm is None or before is None or not warm.requests or not before.requests:
+        return None
+    own = replace(seen, ever=warm.window, requests=float(warm.requests), spans=warm.spans, stopped=False)
+    return own, before.baseline
+
+
+def warm(observation: Observation, resolved: Resolved, revision: str) -> WarmUp | None:
+    """What warm-up showed of this revision: of an engine that lives, or of one that was asked all there is."""
+    stored = warmup.load(observation.resource.status, revision)
+    if stored is not None and stored.enough(analysis.rules(resolved).min_drafts, resolved.k):
+        return stored
+    lives = {pod.uid: warmup.life(pod) for pod in observation.pods if pod.revision == revision}
+    found = [known for uid, known in observation.warmups.items() if lives.get(uid) == known.life]
+    return max(found, key=lambda known: known.requests, default=stored)
+
+
+def waits(resolved: Resolved, known: WarmUp | None) -> bool:
+    """Whether warm-up is asked for, and has not shown enough."""
+    rules = analysis.rules(resolved)
+    if not rules.warm_up or resolved.spec.replicas == 0:
+        return False
+    return known is None or not known.enough(rules.min_drafts, resolved.k)
+
+
+def to_ask(observation: Observation, resolved: Resolved, revision: str, known: WarmUp | None) -> Pod | None:
+    """The idle engine that gets the next warm-up request; None where none is due, or nobody is idle."""
+    rules = analysis.rules(resolved)
+    if not waits(resolved, known):
+        return None
+    able = [
+        pod
+        for pod in observation.pods
+        if pod.revision == revision
+        and pod.ready
+        and observation.now >= (pod.ready_at or observation.now) + rules.initial_delay
+        and warmup.idle(observation.samples.get(pod.uid, ()))
+    ]
+    able.sort(key=lambda pod: (known is None or warmup.life(pod) != known.life, pod.name))
+    return able[0] if able else None
 
 
 def turn(known: Rollout, revision: str, verdict: Verdict, status: Mapping[str, Any]) -> Turn:
@@ -158,13 +206,25 @@ def remembered(children: Iterable[Child], facts: Facts) -> set[str]:
     """Revisions whose records are kept: the running one, the last good one, and of the others the newest few."""
     limit = facts.resolved.spec.rollout.revision_history_limit
     always = {facts.revision, facts.rollout.stable}
+    # Those of an operator that did not number them are the oldest; they are told apart by whole seconds.
     ages = {
-        child.revision: str(child.body.get("metadata", {}).get("creationTimestamp", ""))
+        child.revision: (child.number, str(child.body.get("metadata", {}).get("creationTimestamp", "")))
         for child in children
         if child.kind == "Deployment" and child.revision is not None and child.revision not in always
     }
     newest = sorted(ages, key=lambda revision: (ages[revision], revision), reverse=True)
     return always | set(newest[: HISTORY_LIMIT if limit is None else limit])
+
+
+def number(children: Iterable[Child], revision: str) -> int:
+    """Number of the revision that is driven to: above every other one's. A revision that comes back is counted anew, as
+    ControllerRevisions are: history is the order of use. 0 leaves one unnumbered that an earlier operator made.
+    """
+    known = {child.revision: child.number for child in children if child.kind == "Deployment" and child.revision}
+    own, others = known.pop(revision, None), max(known.values(), default=0)
+    if own is not None and own >= others and (own > others or own == 0):
+        return own
+    return others + 1
 
 
 def _baseline(observation: Observation, known: Rollout, rules: Rules, pods: Sequence[Pod]) -> Baseline:

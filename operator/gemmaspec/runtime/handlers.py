@@ -59,6 +59,7 @@ class Operator:
         self._cluster: Cluster | None = None
         self._engines = Engines()
         self._tasks: list[asyncio.Task[None]] = []
+        self._scraper: Scraper | None = None
 
     async def start(self, resources: Any, children: Any, pods: Any) -> None:
         """Connect, and start the workers; they wait until a handler wakes a resource, after the indices are full."""
@@ -68,6 +69,7 @@ class Operator:
         scraper = Scraper(
             self._engines, self.cache, self.queue.wake, self._options.scrape_seconds, self._token, self._window
         )
+        self._scraper = scraper
         settings = Settings(
             load(),
             engine_files(),
@@ -95,6 +97,8 @@ class Operator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._scraper:
+            self._scraper.close()
         await self._engines.close()
         if self._cluster:
             await self._cluster.close()

@@ -26,9 +26,17 @@ API_ERRORS = Counter(
     "gemmaspec_api_errors", "Requests that the Kubernetes API did not serve, by HTTP status (0: no answer).", ["status"]
 )
 SCRAPE_ERRORS = Counter("gemmaspec_scrape_errors", "Requests to engines and their agents that failed.")
+WARM_UPS = Counter(
+    "gemmaspec_warm_up_requests",
+    "Requests of the operator's own to idle engines, by result: counted, mixed with others', refused, failed, or not "
+    "sent since the engine was busy.",
+    ["result"],
+)
 # Shown as 0 from the beginning: a counter that begins at 1 has no increase that a query could see.
 for result in ("done", "stale", "api", "bug"):
     PASSES.labels(result)
+for result in ("counted", "mixed", "refused", "failed", "busy"):
+    WARM_UPS.labels(result)
 for code in ("0", "429", "500", "503"):
     API_ERRORS.labels(code)
 for kind in COLLECTIONS:
@@ -42,6 +50,7 @@ OWN: Mapping[Collector, tuple[str, ...]] = {
     WRITES: ("kind",),
     API_ERRORS: ("status",),
     SCRAPE_ERRORS: (),
+    WARM_UPS: ("result",),
 }
 
 

@@ -11,16 +11,18 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from gemmaspec.adapters.engine import Engines, ScrapeError, Told
 from gemmaspec.core.acceptance import MAX_GAP_SECONDS, remember
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.observation import Pod, Sample
+from gemmaspec.core.warmup import WarmUp
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache
 from gemmaspec.runtime.queue import Key
+from gemmaspec.runtime.warmups import WarmUps
 
 log = logging.getLogger("gemmaspec.scraper")
 _Known = TypeVar("_Known", Sample, Report)
@@ -59,6 +61,11 @@ class Scraper:
         self._token_of = token_of
         self._window_of = window_of
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._warmups = WarmUps(engines, wake, token_of, self._status, time.time)
+
+    def _status(self, key: Key) -> Mapping[str, Any]:
+        resource = self._cache.resource(*key)
+        return resource.status if resource else {}
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
         """What is known of these pods, oldest first."""
@@ -67,6 +74,18 @@ class Scraper:
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         """Share of the weights that these pods have downloaded, by pod uid."""
         return {pod.uid: self._downloads[pod.uid] for pod in pods if pod.uid in self._downloads}
+
+    def warm(self, key: Key, pod: Pod, body: Mapping[str, Any]) -> None:
+        """Send a warm-up request; the resource is woken when it was answered."""
+        self._warmups.start(key, pod, body)
+
+    def warmups(self, pods: Sequence[Pod]) -> Mapping[str, WarmUp]:
+        """What warm-up gained on these pods' engines, by pod uid."""
+        return self._warmups.found(pods)
+
+    def close(self) -> None:
+        """Warm-up requests under way are given up."""
+        self._warmups.close()
 
     async def run(self) -> None:
         """Scrape for ever."""
@@ -98,6 +117,7 @@ class Scraper:
         for known in (self._series, self._told, self._reports, self._downloads):
             for uid in known.keys() - alive:
                 del known[uid]
+        self._warmups.forget(alive)
 
     def _jobs(self) -> Iterator[Callable[[], Awaitable[None]]]:
         for key in self._cache.every():
@@ -169,13 +189,18 @@ class Scraper:
 
     async def _scrape(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None
+        if self._warmups.busy(pod):
+            return
         try:
             told = await self._engines.scrape(pod.ip, pod.port, time.time(), self._told.get(pod.uid))
         except ScrapeError as error:
             metrics.SCRAPE_ERRORS.inc()
             log.debug("%s/%s: %s was not scraped: %s", *key, pod.name, error)
             return
-        self._told[pod.uid], sample = told, told.sample
+        if self._warmups.busy(pod):
+            return
+        self._told[pod.uid] = told
+        sample = self._warmups.traffic(key, pod, told.sample)
         series = self._series.setdefault(pod.uid, [])
         idle = bool(series) and series[-1].generation_tokens == sample.generation_tokens
         remember(series, sample, lambda: self._window_of(key))

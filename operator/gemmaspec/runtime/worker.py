@@ -15,7 +15,19 @@ from gemmaspec.core import moment, status
 from gemmaspec.core.learned import Restore, Save
 from gemmaspec.core.observation import Foreign, Observation, Resource
 from gemmaspec.core.problem import Problem
-from gemmaspec.core.reconcile import Action, Apply, Create, Decision, Delete, Event, Reset, Settings, Steer, reconcile
+from gemmaspec.core.reconcile import (
+    Action,
+    Apply,
+    Create,
+    Decision,
+    Delete,
+    Event,
+    Probe,
+    Reset,
+    Settings,
+    Steer,
+    reconcile,
+)
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.board import Board
 from gemmaspec.runtime.cache import Cache, controller_of
@@ -142,6 +154,7 @@ class Worker:
             samples=self._scraper.samples(pods),
             agents=self._scraper.reports(pods),
             downloads=self._scraper.downloads(pods),
+            warmups=self._scraper.warmups(pods),
             foreign=await self._still_foreign(key, resource),
         )
 
@@ -186,6 +199,8 @@ class Worker:
                     metrics.SCRAPE_ERRORS.inc()
                     log.warning("%s/%s: the agent of %s does not take its settings: %s", *key, pod.name, failure)
                     self._queue.wake_after(key, STEER_RETRY_SECONDS)
+            case Probe(pod, body):
+                self._scraper.warm(key, pod, body)
             case Save():
                 await self._knowledge.save(key, action)
             case Restore():
