@@ -13,6 +13,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemmaspec.adapters import engine
 from gemmaspec.adapters.engine import MOST_BYTES, Engines, ScrapeError, parse
 from gemmaspec.core.observation import Sample
 from tests.simulated.exposition import exposition
@@ -191,6 +192,24 @@ async def test_nobody_listens() -> None:
             await engines.scrape("127.0.0.1", port, 0.0)
         with pytest.raises(ScrapeError):
             await engines.scrape("::1", port, 0.0)
+
+
+async def test_an_engine_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SCRAPE_SECONDS", 0.2)
+    asked = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(exposition()[:200].encode())
+        asked.set()
+        await asyncio.sleep(60)
+        return response
+
+    async with serving(answer) as port, client() as engines:
+        with pytest.raises(ScrapeError, match="Timeout"):
+            await asyncio.wait_for(engines.scrape("127.0.0.1", port, 0.0), 30)
+    assert asked.is_set()
 
 
 async def test_an_answer_that_breaks_off() -> None:

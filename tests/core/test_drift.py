@@ -54,6 +54,10 @@ def test_a_longer_or_shorter_list_is_drift(values: list[Any], more: list[Any]) -
 @pytest.mark.parametrize(
     ("ours", "theirs", "drift"),
     [
+        ({"labels": {"a": ""}}, {"labels": {}}, True),
+        ({"labels": {"a": ""}}, {"labels": {"a": "", "b": "c"}}, False),
+        ({"nodeSelector": {"a": ""}}, {}, True),
+        ({"env": [{"name": "A", "value": ""}]}, {"env": [{"name": "A"}]}, False),
         ({"requests": {"cpu": "1000m"}}, {"requests": {"cpu": "1"}}, False),
         ({"requests": {"cpu": "0.5"}}, {"requests": {"cpu": "500m"}}, False),
         ({"requests": {"memory": "2048Mi"}}, {"requests": {"memory": "2Gi"}}, False),

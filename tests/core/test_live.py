@@ -263,13 +263,16 @@ def test_a_status_is_read_strictly() -> None:
             parse_report(broken, 5.0)
 
 
-def published(status: dict[str, Any], now: float, agents: dict[str, tuple[Report, ...]]) -> dict[str, Any]:
+def published(
+    status: dict[str, Any], now: float, agents: dict[str, tuple[Report, ...]], silent: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """``.status`` after a pass over two engines, pod-1 and pod-2."""
     pods = tuple(
         Pod(f"tiny-{n}", f"pod-{n}", "r", 4, f"10.0.0.{n}", "n1", "Running", True, False, True, 0, live=True)
         for n in (1, 2)
     )
-    seen = Observation(Resource(OWNER, 1, False, spec(mode="Adaptive"), status), now, pods=pods, agents=agents)
+    resource = Resource(OWNER, 1, False, spec(mode="Adaptive"), status)
+    seen = Observation(resource, now, pods=pods, agents=agents, silent=silent)
     found = reconcile(seen, Settings(load(), FILES, key=KEY, live_files=FILES)).status
     assert found is not None
     return dict(found)
@@ -305,6 +308,19 @@ def test_an_agent_that_fell_back_is_told_of_until_it_is_mended() -> None:
     assert "tiny-2" in message
     assert "choose: ValueError: no K" in message
     assert condition(published({}, 200.0, {"pod-1": (report(190),)}))[1] != "AgentFailed"
+
+
+def test_an_agent_that_does_not_answer_is_told_of_and_moves_nothing() -> None:
+    heard = {"pod-1": (report(190),), "pod-2": (report(80),)}
+    before = published({}, 200.0, heard)
+    after = published(before, 200.0, heard, silent=frozenset({"pod-2"}))
+    status, reason, message = condition(after)
+    assert (status, reason) == ("Unknown", "AgentSilent")
+    assert "tiny-2" in message
+    assert after["k"] == before["k"]
+    assert condition(published(after, 210.0, {}))[1] == "AgentSilent", "an operator that has just started asked nobody"
+    assert condition(published(before, 210.0, {}))[1] != "AgentSilent"
+    assert condition(published(after, 210.0, heard))[1] != "AgentSilent"
 
 
 GPU = {"nodes": {"accelerator": "Any"}, "engine": {"scheduling": {"enforceEager": False}}}

@@ -129,6 +129,6 @@ def _normal(child: dict[str, Any]) -> dict[str, Any]:
 
 def _starts(scene: Scene) -> Counter[str]:
     """How many engine pods were made, by revision."""
-    events = scene.plane.audit.mutations(resource="pods", namespace=scene.namespace)
+    events = scene.plane.audit.mutations(scene.began, resource="pods", namespace=scene.namespace)
     made = [event.body for event in events if event.verb == "create" and not event.subresource and event.code == 201]
     return Counter(body["metadata"]["labels"]["gemmaspec.io/revision"] for body in made)

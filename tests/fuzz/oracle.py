@@ -119,10 +119,13 @@ class Subject:
         try:
             self._settle()
             self._judge(verdict, resource["spec"], before)
+        except TimeoutError as error:
+            verdict.wrong = verdict.wrong or str(error)[:1500]
+        try:
             self._put(self.base)
             self._settle(back=True)
         except TimeoutError as error:
-            verdict.wrong = verdict.wrong or str(error)[:1500]
+            verdict.wrong = verdict.wrong or f"not reverted: {error}"[:1500]
         return verdict
 
     def _judge(self, verdict: Verdict, spec: Mapping[str, Any], before: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -50,6 +51,7 @@ class Scene:
         self.kubelet = kubelet
         self._engines = engines
         self._api = api
+        self.began = plane.audit.mark()
 
     # --- requests
 
@@ -60,11 +62,19 @@ class Scene:
 
     def read(self, plural: str, name: str = NAME) -> Any:
         """The object, or None."""
-        return self._api.read(self.path(plural, name))
+        return self._read(self.path(plural, name))
+
+    def _read(self, path: str) -> Any:
+        """The object, or None; a busy machine's API server may take its time."""
+        try:
+            code, body = self._api.get(path, _LEAST_SECONDS)
+        except (OSError, http.client.HTTPException):
+            return None
+        return json.loads(body) if code == 200 else None
 
     def all(self, plural: str) -> list[dict[str, Any]]:
         """Objects of the collection."""
-        return list(self._api.read(self.path(plural))["items"])
+        return list(self._read(self.path(plural))["items"])
 
     def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """A request that must succeed; returns the answer."""
@@ -83,7 +93,11 @@ class Scene:
     def apply_body(self, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
         """Server-side apply as the user; HTTP status and what the API server said."""
         code, answer = self._api.send(
-            "PATCH", f"{path}?fieldManager=user&force=true&fieldValidation=Strict", body, "application/apply-patch+yaml"
+            "PATCH",
+            f"{path}?fieldManager=user&force=true&fieldValidation=Strict",
+            body,
+            "application/apply-patch+yaml",
+            _LEAST_SECONDS,
         )
         return code, answer.decode(errors="replace")
 

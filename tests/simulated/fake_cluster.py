@@ -234,6 +234,9 @@ class FakeScraper:
     def warm(self, key: Key, pod: Pod, body: Mapping[str, Any]) -> None:
         self.asked.append((pod.name, body))
 
+    def silent(self, pods: object) -> frozenset[str]:
+        return frozenset()
+
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         return {}
 

@@ -334,6 +334,13 @@ _OWN: Final = (
         "Report the log line; deleting the pod starts the agent again.",
     ),
     Reason(
+        "AgentSilent",
+        _SPECULATION,
+        "The agent in an engine has not answered the operator for minutes: K stays what it is there.",
+        "Look for a NetworkPolicy on port 8471, a changed key of the operator, and the agent's words in the engine's "
+        "log; deleting the pod starts the agent again.",
+    ),
+    Reason(
         "AgentOnlyWatches",
         _SPECULATION,
         "The agent can't move K in this engine (the message says why) and only reports.",

@@ -1,13 +1,14 @@
 """What the agents say of themselves that somebody must hear of: an exception of theirs, an engine that they may not
-steer, or missing CUDA graphs.
+steer, or missing CUDA graphs. And that they say nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from gemmaspec.api.spec import Accelerator
 from gemmaspec.core.agent import Report
+from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.observation import Pod
 from gemmaspec.core.resolve import Resolved
 
@@ -39,6 +40,23 @@ def only_watching(pods: Sequence[Pod], agents: Mapping[str, Sequence[Report]]) -
     for pod, report in _newest(pods, agents):
         if not report.live:
             return f"the agent in {pod.name} only watches: {report.reason}"
+    return ""
+
+
+def silent(pods: Sequence[Pod], unheard: Collection[str], agents: Mapping[str, Sequence[Report]], told: bool) -> str:
+    """Whose agent does not answer the operator, in one sentence; empty for nobody's.
+
+    unheard: uids of pods whose agents have not answered for long. told: whether the status says so already; an operator
+    that has just started takes its predecessor's word until it has asked itself.
+    """
+    serving = sorted((pod for pod in pods if pod.live and pod.ready), key=lambda pod: pod.name)
+    for pod in serving:
+        if pod.uid in unheard or (told and not agents.get(pod.uid)):
+            return (
+                f"the agent in {pod.name} does not answer the operator on port {AGENT_PORT}: look for a NetworkPolicy, "
+                "another key of the operator than at the pod's start, and the agent's words in the engine's log. The "
+                "engine serves on with the K that it has, and edits of K do not reach it; a new pod has a new agent"
+            )
     return ""
 
 

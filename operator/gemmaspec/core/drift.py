@@ -67,6 +67,8 @@ def differs(planned: Any, observed: Any, field: str = "") -> bool:
     if isinstance(planned, dict):
         if not isinstance(observed, dict):
             return bool(planned)
+        if field in _LABELS and any(observed.get(key) != value for key, value in planned.items()):
+            return True  # here an empty text is a value as any other
         amounts = field in _AMOUNTS
         return any(differs(value, observed.get(key), field if amounts else key) for key, value in planned.items())
     if isinstance(planned, list):
@@ -80,6 +82,8 @@ def differs(planned: Any, observed: Any, field: str = "") -> bool:
     return bool(planned != observed) and not (field in _AMOUNTS and _same_quantity(planned, observed))
 
 
+# Maps whose keys are the user's.
+_LABELS = ("labels", "annotations", "nodeSelector")
 # Fields that hold quantities.
 _AMOUNTS = ("requests", "limits", "sizeLimit")
 

@@ -22,7 +22,7 @@ from gemmaspec.api.spec import (
     Mode,
     UtilizationMode,
 )
-from gemmaspec.core import verification
+from gemmaspec.core import labels, verification
 from gemmaspec.core.problem import Problem, Stalling
 from gemmaspec.core.recipe import Prior, Recipe, Recipes
 
@@ -117,7 +117,7 @@ def resolve(spec: Mapping[str, Any], recipes: Recipes) -> Resolved:
         parsed = GemmaSpecDeploySpec.model_validate(merged)
     except ValidationError as error:
         raise Stalling(*_schema_problems(error)) from error
-    problems = [*_missing(parsed, recipe), *_contradictions(parsed)]
+    problems = [*_missing(parsed, recipe), *_contradictions(parsed), *labels.problems(parsed)]
     if problems:
         raise Stalling(*problems)
     speculative, nodes = parsed.speculative, parsed.nodes

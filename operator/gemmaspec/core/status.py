@@ -298,8 +298,10 @@ def speculation(observation: Observation, resolved: Resolved, state: ControlStat
     if refused := agenthealth.only_watching(pods, agents):
         return Verdict(kind, "False", "AgentOnlyWatches", refused)
     known = observation.resource.status.get("conditions", ())
-    told = any(entry["type"] == kind and entry["reason"] == "GraphsMissing" for entry in known)
-    if lost := agenthealth.graphs_missing(resolved, pods, agents, told):
+    told = {entry["reason"] for entry in known if entry["type"] == kind}
+    if unheard := agenthealth.silent(pods, observation.silent, agents, "AgentSilent" in told):
+        return Verdict(kind, "Unknown", "AgentSilent", unheard)
+    if lost := agenthealth.graphs_missing(resolved, pods, agents, "GraphsMissing" in told):
         return Verdict(kind, "False", "GraphsMissing", lost)
     if state.desired == 0:
         return Verdict(kind, "Unknown", "SpeculationOff", "the spec asks for no drafts")

@@ -36,6 +36,8 @@ SPREAD: Final = 0.8
 PAUSE_SECONDS: Final = 0.01
 # Reports of agents are kept this long: the published K is what most steps of this time verified.
 REPORT_SECONDS = 60.0
+# An agent that was asked for so long and never answered is told of: a busy machine may lose some answers.
+SILENT_SECONDS = 120.0
 
 
 class Scraper:
@@ -60,6 +62,8 @@ class Scraper:
         self._reports: dict[str, deque[Report]] = {}
         self._token_of = token_of
         self._window_of = window_of
+        self._asked: dict[str, float] = {}  # monotonic time of an agent's first question that got no answer
+        self._silent: set[str] = set()
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self._warmups = WarmUps(engines, wake, token_of, self._status, time.time)
 
@@ -114,10 +118,11 @@ class Scraper:
                 await self._at_once.acquire()
                 running.create_task(self._freeing(job))
         alive = {pod.uid for key in self._cache.every() for pod in self._cache.pods(*key)}
-        for known in (self._series, self._told, self._reports, self._downloads):
+        for known in (self._series, self._told, self._reports, self._downloads, self._asked):
             for uid in known.keys() - alive:
                 del known[uid]
         self._warmups.forget(alive)
+        self._silent &= alive
 
     def _jobs(self) -> Iterator[Callable[[], Awaitable[None]]]:
         for key in self._cache.every():
@@ -147,7 +152,12 @@ class Scraper:
         except ScrapeError as error:
             metrics.SCRAPE_ERRORS.inc()
             log.debug("%s/%s: the agent of %s does not tell: %s", *key, pod.name, error)
+            self._unheard(key, pod)
             return
+        self._asked.pop(pod.uid, None)
+        if pod.uid in self._silent:
+            self._silent.discard(pod.uid)
+            self._wake(key)
         known = self._reports.setdefault(pod.uid, deque())
         if known and report.time < known[-1].time:  # the clock was set back: see core.acceptance.remember
             known.clear()
@@ -156,6 +166,16 @@ class Scraper:
             known.popleft()
         if len(known) == 1 or _says(known[-2]) != _says(report):
             self._wake(key)
+
+    def _unheard(self, key: Key, pod: Pod) -> None:
+        since = self._asked.setdefault(pod.uid, time.monotonic())
+        if pod.uid not in self._silent and time.monotonic() - since >= SILENT_SECONDS:
+            self._silent.add(pod.uid)
+            self._wake(key)
+
+    def silent(self, pods: Sequence[Pod]) -> frozenset[str]:
+        """Uids of those pods whose agents have been asked for long, and have not answered."""
+        return frozenset(pod.uid for pod in pods if pod.uid in self._silent)
 
     async def steer(self, key: Key, pod: Pod, wanted: Wanted, seconds: float | None = None) -> None:
         """Give an agent its settings, for so long or to stay, and hear what it says then. Raises ScrapeError."""
