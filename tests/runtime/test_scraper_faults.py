@@ -34,6 +34,9 @@ class FakeCache:
     def pods(self, namespace: str, name: str) -> tuple[Pod, ...]:
         return PODS
 
+    def resource(self, namespace: str, name: str) -> None:
+        return None
+
 
 @dataclass
 class FakeEngines:
