@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from gemmaspec.adapters.engine import SCRAPE_SECONDS
 from tests.integration.standin_agent import StandInAgent, free_block
 
 # Time of a step: this many milliseconds without drafts, and this share more for each draft token.
@@ -40,7 +41,10 @@ SILENCE = Traffic(running=0)
 
 
 class FakeEngine:
-    """One engine's counters, moved on by the clock. ``answer``: ok, error, garbage, halfway (no counters yet)."""
+    """One engine's counters, moved on by the clock.
+
+    ``answer``: ok, error, garbage, halfway (no counters yet), late (after the operator's deadline).
+    """
 
     def __init__(self, k: int, traffic: Traffic) -> None:
         self.k = k
@@ -109,6 +113,8 @@ class FakeEngine:
     def reply(self) -> tuple[int, str]:
         """HTTP status and body of a scrape."""
         self.scrapes += 1
+        if self.answer == "late":
+            time.sleep(SCRAPE_SECONDS + 0.5)
         if self.answer == "error":
             return 500, "boom"
         if self.answer == "garbage":

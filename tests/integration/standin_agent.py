@@ -35,6 +35,7 @@ class StandInAgent:
 
     def __init__(self, address: str, configuration: str, conditional: float = 0.9) -> None:
         config = replace(parse_config(configuration), host=address, state_dir="")
+        self._address = address
         engine = Engine("0.32.0", KS, max(KS), 8, 2048, asynchronous=True, runner="V2")
         self.agent = Agent(engine, config)
         self.conditional = conditional
@@ -49,8 +50,21 @@ class StandInAgent:
         """The engine's process has ended."""
         self._stop.set()
         self._steps.join(10)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """The agent's port is gone, and the engine goes on."""
         self._port.shutdown()
         self._port.server_close()
+
+    def answer(self) -> None:
+        """The port is there again."""
+        self._port = Port(self._address, AGENT_PORT, self.agent)
+        threading.Thread(target=self._port.serve_forever, args=(0.1,), daemon=True).start()
+
+    def take_another_token(self) -> None:
+        """The operator's key is another one than at the pod's start."""
+        self.agent.config = replace(self.agent.config, token_sha256="0" * 64)
 
     def _run(self) -> None:
         requests = {name: FakeRequest() for name in REQUESTS}

@@ -114,9 +114,9 @@ def test_missing_measurements_move_nothing(running: Scene) -> None:
         seen = engine.scrapes
         running.until(lambda: engine.scrapes >= seen + count, f"{count} scrapes", 30)
 
-    for answer in ("error", "garbage", "halfway", "ok"):
+    for answer, count in (("error", 2), ("garbage", 2), ("halfway", 2), ("late", 1), ("ok", 2)):
         engine.answer = answer
-        rounds(2)
+        rounds(count)
     engine.reset()
     rounds(2)
     engine.reset()

@@ -88,3 +88,32 @@ def test_an_exception_in_an_agent_is_told_until_an_edit_has_it_try_again(taught:
     taught.until(lambda: failed.controller.fault is None, "a new try", 30)
     taught.until(lambda: taught.condition("SpeculationHealthy")["reason"] != "AgentFailed", "the end of it", 30)
     assert failed.controller.exceptions == {"choose": 1}
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", ["port gone", "token wrong"])
+def test_an_agent_that_does_not_answer_is_told_of_and_moves_nothing(taught: Scene, fault: str) -> None:
+    """Minutes: an agent is given some time to answer."""
+    taught.until(lambda: len(agents(taught)) == 2, "both agents follow the spec")
+    silent, heard = agents(taught)
+    pods = {pod["metadata"]["uid"] for pod in taught.all("pods")}
+    if fault == "port gone":
+        silent.hang_up()
+    else:
+        config = silent.agent.config
+        silent.take_another_token()
+    taught.until(lambda: taught.is_condition("SpeculationHealthy", "Unknown", "AgentSilent"), "the condition", 240)
+    assert taught.is_condition("Ready", "True"), "the engine serves on"
+    before = silent.agent.controller.settings
+    taught.apply(engine=ENGINE, speculative=adaptive(2), replicas=2)
+    taught.until(lambda: heard.agent.controller.settings.k == 2, "the other agent follows", 60)
+    assert silent.agent.controller.settings == before
+    taught.until(lambda: taught.is_condition("SpeculationHealthy", "Unknown", "AgentSilent"), "still told", 60)
+    if fault == "port gone":
+        silent.answer()
+    else:
+        silent.agent.config = config
+    taught.until(lambda: silent.agent.controller.settings.k == 2, "it follows again", 60)
+    taught.until(lambda: taught.condition("SpeculationHealthy")["reason"] != "AgentSilent", "the end of it", 60)
+    assert {pod["metadata"]["uid"] for pod in taught.all("pods")} == pods, "no engine was started for it"

@@ -60,6 +60,22 @@ def test_missing_reference_is_named_and_waited_for(running: Scene, what: str) ->
     assert running.is_condition("EngineHealthy", "True")
 
 
+def test_an_engine_that_starts_slowly_is_waited_for_and_judged_by_nothing(running: Scene) -> None:
+    running.kubelet.script = lambda _: Report()
+    running.apply()
+    running.until(lambda: running.is_condition("Ready", "False", "Starting"), "starting", 10)
+    pods = {pod["metadata"]["uid"] for pod in running.all("pods")}
+    running.quiet(2.0)
+    assert running.is_condition("Stalled", "False")
+    assert running.is_condition("Reconciling", "True")
+    assert running.status()["k"]["effective"] == 4
+    assert "history" not in running.status()
+    running.kubelet.script = always_ready
+    running.wait_converged()
+    assert {pod["metadata"]["uid"] for pod in running.all("pods")} == pods
+    assert running.status()["k"]["effective"] == 4
+
+
 def last_words(boots: int, reason: str = "EngineFailed") -> dict[str, Any]:
     """The terminated state that the launcher leaves."""
     message = "ValueError: Free memory on device (9.1/119.7 GiB) is less than desired GPU memory utilization (0.9)"
