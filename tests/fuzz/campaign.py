@@ -15,6 +15,7 @@ from tests.fuzz.mutations import Mutation, fields, right_of, wrong_of
 from tests.fuzz.oracle import Subject, Verdict
 from tests.integration.scene import Scene, rollout
 
+TELL_EVERY = 25
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "gemmaspec.io_gemmaspecdeploys.yaml"
 FULL = ROOT / "tests" / "integration" / "full_spec.yaml"
@@ -104,9 +105,11 @@ def play(scene: Scene, port: int, count: int, at_once: int, number: int) -> Iter
 def _sequence(scene: Scene, name: str, base: Mapping[str, Any], mutations: list[Mutation]) -> list[Verdict]:
     subject = Subject(scene, name, base)
     verdicts = []
-    for mutation in mutations:
+    for number, mutation in enumerate(mutations, start=1):
         verdict = subject.mutate(mutation)
         verdicts.append(verdict)
+        if number % TELL_EVERY == 0:
+            print(f"{name}: {number} of {len(mutations)}", flush=True)
         if verdict.wrong:
             print(f"WRONG {name}: {mutation} ({verdict.how}): {verdict.wrong[:1500]}", flush=True)
     return verdicts

@@ -44,7 +44,15 @@ def _kept(child: dict[str, Any]) -> dict[str, Any]:
     annotations = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith("deployment.")}
     left = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "annotations")
     kept = {key: value for key, value in metadata.items() if key not in left} | {"annotations": annotations}
-    return {key: value for key, value in child.items() if key != "status"} | {"metadata": kept}
+    return {key: _allocated(value) for key, value in child.items() if key != "status"} | {"metadata": kept}
+
+
+def _allocated(spec: Any) -> Any:
+    """A Service's spec without the port that the API server draws for its nodes: it draws another one each time."""
+    if not isinstance(spec, dict) or "ports" not in spec:
+        return spec
+    ports = [{key: value for key, value in port.items() if key != "nodePort"} for port in spec["ports"]]
+    return {**spec, "ports": ports}
 
 
 def means_the_same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -90,6 +98,18 @@ def acts_in_decisions(before: Mapping[str, Any], after: Mapping[str, Any]) -> bo
     recipes = load()
     ours, theirs = resolve(before, recipes), resolve(after, recipes)
     return bool(_objects(ours) == _objects(theirs) and _deciding(ours) != _deciding(theirs))
+
+
+def _unlike(before: str, after: str) -> list[tuple[str, str]]:
+    """From where on two texts differ, child by child."""
+    was, now = json.loads(before), json.loads(after)
+    pairs = [(json.dumps(was.get(key)), json.dumps(now.get(key))) for key in sorted({*was, *now})]
+    return [(ours[n:], theirs[n:]) for ours, theirs in pairs if ours != theirs for n in [_common(ours, theirs)]]
+
+
+def _common(one: str, other: str) -> int:
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return max(0, same - 40)
 
 
 class Subject:
@@ -166,11 +186,11 @@ class Subject:
             if resource.get("status", {}).get("observedGeneration") != resource["metadata"]["generation"]:
                 return False
             if back:
-                return self._now() == self._shape and self.scene.converged(self.name)
+                return self.scene.converged(self.name) and self._now() == self._shape
             done = self._condition("Stalled")["status"] == "True" or self.scene.converged(self.name)
             return done or time.monotonic() > quickly  # some values are never served by a fake kubelet
 
-        wait_for(settled, f"the answer to {self.name}", SETTLE_SECONDS, every=0.05, fail=self._story)
+        wait_for(settled, f"the answer to {self.name}", SETTLE_SECONDS, every=0.2, fail=self._story)
 
     def _now(self) -> str:
         """Children as text, less the revisions that are kept for a return."""
@@ -192,7 +212,8 @@ class Subject:
 
     def _story(self) -> str:
         now = self._now()
-        return f"status: {json.dumps(self._resource().get('status'))[:1500]}\nchildren: {now[:200]}"
+        other = [f"{ours[:300]} for {was[:300]}" for was, ours in _unlike(self._shape, now)]
+        return f"children: {other}\nstatus: {json.dumps(self._resource().get('status'))[:1500]}"
 
     def _put(self, spec: Mapping[str, Any]) -> tuple[int, str]:
         body = {
@@ -215,7 +236,6 @@ class Subject:
         """Engine pods that are not on their way out: uid by name."""
         return {
             pod["metadata"]["name"]: pod["metadata"]["uid"]
-            for pod in self.scene.all("pods")
-            if pod["metadata"]["labels"].get("gemmaspec.io/deploy") == self.name
-            and "deletionTimestamp" not in pod["metadata"]
+            for pod in self.scene.owned("pods", self.name)
+            if "deletionTimestamp" not in pod["metadata"]
         }
