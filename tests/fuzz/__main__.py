@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.fuzz", description=__doc__)
     parser.add_argument("--mutations", type=int, default=2000)
     parser.add_argument("--at-once", type=int, default=2 * (os.cpu_count() or 2))
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no more mutations after this")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dry", action="store_true", help="write no result")
     options = parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> int:
 
         scene = stage.scene(operator, engines)
         scene.operator.start()
-        verdicts = list(play(scene, engines.port, options.mutations, options.at_once, options.seed))
+        verdicts = list(play(scene, engines.port, options.mutations, options.at_once, options.seed, options.minutes))
         ended, log = scene.operator.ended, scene.operator.whole_log()
         scene.operator.kill()
         scene.kubelet.close()
@@ -57,6 +58,11 @@ def main() -> int:
     return int(bool(crashes or any(verdict.wrong for verdict in verdicts)))
 
 
+def _command() -> str:
+    given = " ".join(sys.argv[1:])
+    return f'make fuzz ARGS="{given}"' if given else "make fuzz"
+
+
 def render(verdicts: list[Verdict], crashes: int, options: argparse.Namespace, seconds: float) -> str:
     """The result as a page."""
     how = Counter(verdict.how for verdict in verdicts)
@@ -66,7 +72,7 @@ def render(verdicts: list[Verdict], crashes: int, options: argparse.Namespace, s
     lines = [
         "# Fuzzed specs",
         "",
-        f"`make fuzz` (`--mutations {options.mutations} --seed {options.seed}`): {len(verdicts)} mutations of",
+        f"`{_command()}`: {len(verdicts)} of {options.mutations} mutations, of",
         f"{len(fields)} fields in {seconds / 60:.0f} minutes, each applied to a running operator with a real API",
         "server and reverted.",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,8 +87,14 @@ def _examples(strategy: Any, count: int, number: int) -> list[Mutation]:
     return found
 
 
-def play(scene: Scene, port: int, count: int, at_once: int, number: int) -> Iterator[Verdict]:
-    """Mutate ``at_once`` resources of the scene; half of them have a full spec. Yields verdicts as they come."""
+def play(
+    scene: Scene, port: int, count: int, at_once: int, number: int, minutes: float = float("inf")
+) -> Iterator[Verdict]:
+    """Mutate ``at_once`` resources of the scene; half of them have a full spec. Yields verdicts as they come.
+
+    minutes: after which no mutation begins any more.
+    """
+    end = time.monotonic() + 60 * minutes
     lots = [
         drawn(base, count - half, number)
         for half, base in zip((count // 2, count - count // 2), bases(port), strict=True)
@@ -97,15 +104,17 @@ def play(scene: Scene, port: int, count: int, at_once: int, number: int) -> Iter
         for i in range(at_once):
             base, lot = bases(port)[i % 2], lots[i % 2]
             share = lot[i // 2 :: (at_once + 1 - i % 2) // 2]
-            waiting.append(pool.submit(_sequence, scene, f"mutated-{i}", base, share))
+            waiting.append(pool.submit(_sequence, scene, f"mutated-{i}", base, share, end))
         for future in waiting:
             yield from future.result()
 
 
-def _sequence(scene: Scene, name: str, base: Mapping[str, Any], mutations: list[Mutation]) -> list[Verdict]:
+def _sequence(scene: Scene, name: str, base: Mapping[str, Any], mutations: list[Mutation], end: float) -> list[Verdict]:
     subject = Subject(scene, name, base)
     verdicts = []
     for number, mutation in enumerate(mutations, start=1):
+        if time.monotonic() > end:
+            break
         verdict = subject.mutate(mutation)
         verdicts.append(verdict)
         if number % TELL_EVERY == 0:

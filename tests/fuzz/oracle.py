@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gemmaspec.api import identity
 from gemmaspec.api.spec import Strategy
 from gemmaspec.core import analysis, plan, trial
 from gemmaspec.core.owner import Owner
@@ -20,6 +21,8 @@ from tests.integration.scene import Scene
 
 SETTLE_SECONDS = 60.0
 OWNER = Owner("ns", "tried", "uid")
+# A revision that is taken up again is the newest one, and numbered so.
+_BOOKKEEPING = (f"{identity.GROUP}/revision-number",)
 
 
 @dataclass
@@ -41,7 +44,8 @@ def shape(children: Mapping[tuple[str, str], dict[str, Any]]) -> str:
 
 def _kept(child: dict[str, Any]) -> dict[str, Any]:
     metadata = child["metadata"]
-    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if not k.startswith("deployment.")}
+    given = metadata.get("annotations", {})
+    annotations = {k: v for k, v in given.items() if not k.startswith("deployment.") and k not in _BOOKKEEPING}
     left = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "annotations")
     kept = {key: value for key, value in metadata.items() if key not in left} | {"annotations": annotations}
     return {key: _allocated(value) for key, value in child.items() if key != "status"} | {"metadata": kept}
