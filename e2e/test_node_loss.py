@@ -64,16 +64,16 @@ def test_a_box_is_emptied_while_its_engine_boots_and_while_it_serves(boxes: Site
     booting = _node(_living(resource)[0])
     _drain(boxes, booting)
     second = _node(_elsewhere(resource, booting))
-    resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "serving", BOOT_SECONDS)
+    resource.wait(lambda body: body.get("status", {}).get("readyReplicas") == 1, "serving", BOOT_SECONDS)
     _drain(boxes, second)
     _elsewhere(resource, second)
-    resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "serving again", BOOT_SECONDS)
+    resource.wait(lambda body: body.get("status", {}).get("readyReplicas") == 1, "serving again", BOOT_SECONDS)
     resource.delete()
 
 
 def test_the_engine_of_a_lost_box_moves_and_is_gone_when_the_box_comes_back(boxes: Site) -> None:
     resource = boxes.apply("lost")
-    resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "serving", BOOT_SECONDS)
+    resource.wait(lambda body: body.get("status", {}).get("readyReplicas") == 1, "serving", BOOT_SECONDS)
     (before,) = _living(resource)
     node = _node(before)
     if _operators_node(boxes) == node:
@@ -81,7 +81,7 @@ def test_the_engine_of_a_lost_box_moves_and_is_gone_when_the_box_comes_back(boxe
     boxes.own.stop_node(node)
     try:
         _elsewhere(resource, node)
-        resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "serving elsewhere", BOOT_SECONDS)
+        resource.wait(lambda body: body.get("status", {}).get("readyReplicas") == 1, "serving elsewhere", BOOT_SECONDS)
     finally:
         boxes.own.start_node(node)
     uid = before["metadata"]["uid"]

@@ -47,7 +47,7 @@ def _rolled_back(body: dict[str, Any]) -> bool:
 def test_a_revision_that_fails_preflight_goes_back_to_the_last_good_one(tiny: Tiny) -> None:
     """The pin says another vLLM than the image has: the one box gets its good engine back, the spec stays."""
     tiny.settle()
-    good = tiny.resource.wait(lambda body: body["status"].get("lastGoodRevision"), "a last good revision", 60)
+    good = tiny.resource.wait(lambda body: body.get("status", {}).get("lastGoodRevision"), "a last good revision", 60)
     _edit(tiny.resource, engine={"vllm": "0.31.0"})
     try:
         told = tiny.resource.wait(_rolled_back, "rolled back", _JUDGE_SECONDS)
@@ -55,7 +55,9 @@ def test_a_revision_that_fails_preflight_goes_back_to_the_last_good_one(tiny: Ti
         assert "0.31.0" in condition(told, "RolledBack")["message"]
         assert told["status"]["rejectedRevision"] != good["status"]["lastGoodRevision"]
         assert told["spec"]["engine"]["vllm"] == "0.31.0", "the spec is the user's"
-        serves = tiny.resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "serving", BOOT_SECONDS)
+        serves = tiny.resource.wait(
+            lambda body: body.get("status", {}).get("readyReplicas") == 1, "serving", BOOT_SECONDS
+        )
         assert serves["status"]["revision"] == good["status"]["lastGoodRevision"]
         assert condition(serves, "Ready")["status"] == "True"
         assert "RolledBack" in {event["reason"] for event in tiny.resource.events()}
@@ -119,7 +121,9 @@ def _load(boxes: Site, resource: Resource, pooled: bool = True) -> Iterator[Traf
 
 def _baseline(resource: Resource) -> dict[str, Any]:
     """The resource once it is known what the good revision earns."""
-    return resource.wait(lambda body: body["status"].get("acceptance", {}).get("drafts", 0) > 100, "figures", 180)
+    return resource.wait(
+        lambda body: body.get("status", {}).get("acceptance", {}).get("drafts", 0) > 100, "figures", 180
+    )
 
 
 @pytest.mark.campaign
@@ -198,4 +202,4 @@ def test_scaling_to_zero_and_back(pair: Resource) -> None:
     pair.kubectl("scale", "gsd", pair.name, "--replicas=0")
     wait_for(lambda: not pair.pods(), "no engine", 180)
     pair.kubectl("scale", "gsd", pair.name, "--replicas=1")
-    pair.wait(lambda body: body["status"].get("readyReplicas") == 1, "one engine", BOOT_SECONDS)
+    pair.wait(lambda body: body.get("status", {}).get("readyReplicas") == 1, "one engine", BOOT_SECONDS)

@@ -128,6 +128,7 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     def suffer(self, fault: Fault) -> None:
         """From now on this goes wrong. Writes are counted anew, and watches begin anew: it concerns them too."""
