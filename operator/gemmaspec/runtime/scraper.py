@@ -60,6 +60,8 @@ class Scraper:
         self._told: dict[str, Told] = {}
         self._downloads: dict[str, float] = {}
         self._reports: dict[str, deque[Report]] = {}
+        self._heard: dict[str, float] = {}
+        """When the newest of a pod's reports was asked for, by the monotonic clock."""
         self._token_of = token_of
         self._window_of = window_of
         self._asked: dict[str, float] = {}  # monotonic time of an agent's first question that got no answer
@@ -118,7 +120,7 @@ class Scraper:
                 await self._at_once.acquire()
                 running.create_task(self._freeing(job))
         alive = {pod.uid for key in self._cache.every() for pod in self._cache.pods(*key)}
-        for known in (self._series, self._told, self._reports, self._downloads, self._asked):
+        for known in (self._series, self._told, self._reports, self._downloads, self._asked, self._heard):
             for uid in known.keys() - alive:
                 del known[uid]
         self._warmups.forget(alive)
@@ -147,6 +149,7 @@ class Scraper:
         token = self._token_of(key)
         if not token or pod.ip is None:
             return
+        asked = time.monotonic()
         try:
             report = await self._engines.report(pod.ip, AGENT_PORT, token, time.time())
         except ScrapeError as error:
@@ -158,6 +161,9 @@ class Scraper:
         if pod.uid in self._silent:
             self._silent.discard(pod.uid)
             self._wake(key)
+        if asked < self._heard.get(pod.uid, 0.0):
+            return  # a round's question and one after a PUT: what was asked first may be heard last, and is old then
+        self._heard[pod.uid] = asked
         known = self._reports.setdefault(pod.uid, deque())
         if known and report.time < known[-1].time:  # the clock was set back: see core.acceptance.remember
             known.clear()
