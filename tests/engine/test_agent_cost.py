@@ -25,8 +25,11 @@ def test_a_step_waits_for_little_and_every_step_is_learnt(mode: str, batch: int)
         agent.computing()
         k = output.num_spec_tokens_to_schedule
         agent.ended(output, sampled({name: 1 + (number + left) % 3 for number, name in enumerate(requests)}), requests)
-        agent.updated(batch if left else 0)
+        if not left:
+            agent.rests()
     found = agent.overhead.quantiles()
     assert agent.controller.exceptions == {}
     assert agent.tally.steps == steps
     assert 0 < found["heldP50Us"] < found["p50Us"] < GENEROUS_US
+    assert 0 < found["heldWallP50Us"] < found["wallP50Us"] < GENEROUS_US
+    assert agent.overhead.count == steps

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +71,8 @@ def run(agent: Agent, steps: int = 10) -> None:
         agent.computing()
         k = output.num_spec_tokens_to_schedule
         agent.ended(output, sampled({"a": 1, "b": 2}, graph="CUDAGraphMode.FULL"), requests)
-        agent.updated(2 if left else 0)
+        if not left:
+            agent.rests()
 
 
 def test_put_k_holds_from_the_next_step(agent: Agent, client: Client) -> None:
@@ -189,14 +191,13 @@ def test_slow_clients_do_not_pile_up(client: Client) -> None:
 
 
 def test_broken_objects_of_vllm_never_reach_the_engine(agent: Agent) -> None:
-    output = decode({"a": 1}, to_draft=9)
-    agent.scheduled(output, {})  # the request is missing: our bookkeeping fails
+    output: Any = SimpleNamespace(num_scheduled_tokens={"a": 2})  # one that says nothing of K
+    agent.scheduled(output, {})
     assert output.num_spec_tokens_to_schedule == 4, "K is static then"
     assert agent.controller.exceptions == {"scheduled": 1}
     well = decode({"a": 4})
     agent.scheduled(well, {"a": FakeRequest()})
     agent.ended(well, object(), {"a": FakeRequest()})
-    agent.updated(1)
     assert agent.controller.exceptions == {"scheduled": 1, "ended": 1}
     assert agent.controller.fault is not None
     assert agent.controller.fault.where == "scheduled"
@@ -237,7 +238,8 @@ def test_steps_are_learnt_from_while_the_next_one_runs(agent: Agent) -> None:
         agent.scheduled(output, requests)
         scheduled = agent.tally.steps
         agent.ended(output, sampled({"a": 2}), requests)
-        agent.updated(running)
+        if not running:
+            agent.rests()
         return scheduled
 
     assert [step(1) for _ in range(4)] == [0, 0, 2, 2]

@@ -15,16 +15,22 @@ class Run:
 
     def __init__(self, names: str = "ab", k: int = 4) -> None:
         self.clock = FakeClock()
-        self.steps = Steps(k, lingering=True, clock=self.clock)
+        self.steps = Steps(k, lingering=True)
         self.requests: Requests = {name: FakeRequest() for name in names}
 
     def step(self, output: FakeOutput, result: FakeResult, seconds: float = 0.01) -> Result | None:
-        self.steps.scheduled(output, self.requests, output.num_spec_tokens_to_schedule)
+        self.schedule(output)
         self.clock.after(seconds)
         return self.end(output, result)
 
+    def schedule(self, output: FakeOutput) -> None:
+        self.steps.scheduled(output, self.requests, output.num_spec_tokens_to_schedule, self.clock())
+        for name, count in output.num_scheduled_tokens.items():
+            self.requests[name].num_computed_tokens += count
+        self.steps.look(self.requests)
+
     def end(self, output: FakeOutput, result: FakeResult) -> Result | None:
-        ended = self.steps.ended(output, result, self.requests)
+        ended = self.steps.ended(output, result, self.requests, self.clock())
         # The scheduler takes the result in before anybody reads the step: stopped requests go, lists are cut.
         for tokens in result.sampled_token_ids:
             tokens.clear()
@@ -68,7 +74,7 @@ def test_who_does_not_count() -> None:
     output.num_scheduled_tokens["f"] = 30  # a prompt
     output.num_invalid_spec_tokens = {"c": 2}
     run.requests["f"].num_computed_tokens = 0
-    run.steps.scheduled(output, run.requests, 4)
+    run.schedule(output)
     run.requests["e"].ended = True
     del run.requests["g"]
     run.clock.after(0.01)
@@ -128,10 +134,10 @@ def test_nothing_schedulable_is_idleness() -> None:
     run = Run()
     run.step(decode({"a": 4}), sampled({"a": 1}))
     empty = FakeOutput({})
-    run.steps.scheduled(empty, run.requests, 4)
-    assert run.steps.ended(empty, sampled({}), run.requests) is None
+    run.schedule(empty)
+    assert run.end(empty, sampled({})) is None
     run.clock.after(5)
-    run.steps.scheduled(FakeOutput({}), run.requests, 4)
+    run.schedule(FakeOutput({}))
     found = run.step(decode({"a": 4}), sampled({"a": 1}))
     assert found is not None
     assert math.isnan(found.step_ms)
@@ -149,11 +155,11 @@ def test_two_steps_under_way() -> None:
     """Asynchronous scheduling: step n + 1 is scheduled before the result of step n is known."""
     run = Run("a")
     first, second, third = (decode({"a": 4}) for _ in range(3))
-    run.steps.scheduled(first, run.requests, 4)
-    run.steps.scheduled(second, run.requests, 4)
+    run.schedule(first)
+    run.schedule(second)
     run.clock.after(0.01)
-    assert run.steps.ended(first, sampled({"a": 2}), run.requests) is not None
-    run.steps.scheduled(third, run.requests, 4)
+    assert run.end(first, sampled({"a": 2})) is not None
+    run.schedule(third)
     run.clock.after(0.013)
     found = run.end(second, sampled({"a": 3}))
     assert found is not None
@@ -161,9 +167,24 @@ def test_two_steps_under_way() -> None:
     assert math.isclose(found.step_ms, 13.0)
 
 
+def test_a_prompt_is_followed_though_nobody_says_that_the_device_computes() -> None:
+    """Its counter is read before the next step advances it, at the latest when the result has come."""
+    run = Run("a")
+    run.requests["a"].num_computed_tokens = 0
+    chunks = [FakeOutput({"a": 20}) for _ in range(3)]
+    found = []
+    for number, chunk in enumerate(chunks):
+        run.steps.scheduled(chunk, run.requests, 4, run.clock())
+        run.requests["a"].num_computed_tokens += 20
+        if number:
+            found.append(run.end(chunks[number - 1], FakeResult([], {})))
+    found.append(run.end(chunks[-1], FakeResult([], {})))
+    assert [step.prefills for step in found if step is not None] == [[("a", 20)], [("a", 40)], [("a", 60)]]
+
+
 def test_a_result_without_its_step_is_ignored() -> None:
     run = Run()
-    assert run.steps.ended(decode({"a": 4}), sampled({"a": 1}), run.requests) is None
+    assert run.end(decode({"a": 4}), sampled({"a": 1})) is None
 
 
 def test_no_sampled_tokens() -> None:

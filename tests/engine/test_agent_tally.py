@@ -75,11 +75,14 @@ def test_overhead() -> None:
     overhead = Overhead(keep=100)
     assert overhead.quantiles() == {}
     for number in range(1, 1001):
-        overhead.add(number * 600, number * 1200, number * 400, number * 800)
+        overhead.add(number * 1200, number * 800, (number * 600, number * 400) if number % 2 else None)
     found = overhead.quantiles()
-    assert found["maxUs"] == 1000
-    assert found["p50Us"] == pytest.approx(951, abs=2), "only the last steps"
+    assert overhead.count == 1000
+    assert found["wallMaxUs"] == 2000
+    assert found["wallP50Us"] == pytest.approx(1902, abs=4), "only the last steps"
     assert found["wallP99Us"] == pytest.approx(2000, abs=4)
-    assert found["meanUs"] == pytest.approx(500.5, abs=0.1)
-    assert found["heldMaxUs"] == 600
     assert found["heldWallMeanUs"] == pytest.approx(600.6, abs=0.1)
+    assert found["maxUs"] == 999, "of the steps whose processor time was read"
+    assert found["p50Us"] == pytest.approx(901, abs=4)
+    assert found["meanUs"] == pytest.approx(500, abs=0.1)
+    assert found["heldMaxUs"] == pytest.approx(599.4)

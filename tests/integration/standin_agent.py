@@ -75,7 +75,6 @@ class StandInAgent:
             counts = {name: 1 + self._accepted(k) for name in REQUESTS}
             k = output.num_spec_tokens_to_schedule
             self.agent.ended(output, sampled(counts), requests)
-            self.agent.updated(len(REQUESTS))
 
     def _accepted(self, k: int) -> int:
         for position in range(k):

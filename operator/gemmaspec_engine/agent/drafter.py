@@ -13,7 +13,7 @@ from typing import Any
 
 from gemmaspec_engine import compat
 
-__all__ = ["apply", "graph_counts", "tell", "told"]
+__all__ = ["apply", "graph_counts", "tell", "teller", "told"]
 
 _RUNNER = "vllm.v1.worker.gpu"
 _FIRST_TOLD = (0, 32)
@@ -35,6 +35,11 @@ _graphs: Counter[str] = Counter()
 def tell(k: int) -> None:
     """The step that goes out now drafts ``k`` tokens."""
     _shared.k = k
+
+
+def teller() -> Callable[[int], None] | None:
+    """`tell`, where something mended asks for K; None where every step would only pay for it."""
+    return tell if _shared.applied else None
 
 
 def told(v2: bool, vllm: str) -> bool:

@@ -97,19 +97,19 @@ def _health(text: _Text, agent: Agent) -> None:
     quantiles = agent.overhead.quantiles()
     overhead = [
         (f'quantile="{q}"', quantiles[name] / 1e6)
-        for q, name in (("0.5", "p50Us"), ("0.99", "p99Us"))
+        for q, name in (("0.5", "wallP50Us"), ("0.99", "wallP99Us"))
         if name in quantiles
     ]
     name = _PREFIX + "overhead_seconds"
     held = [
-        ('quantile="0.5"', quantiles.get("heldP50Us", 0.0) / 1e6),
-        ('quantile="0.99"', quantiles.get("heldP99Us", 0.0) / 1e6),
+        ('quantile="0.5"', quantiles.get("heldWallP50Us", 0.0) / 1e6),
+        ('quantile="0.99"', quantiles.get("heldWallP99Us", 0.0) / 1e6),
     ]
     text.family(
         "held_seconds", "summary", "Of the overhead, between two steps: the rest is beside the device's work", held
     )
     text.family("overhead_seconds", "summary", "The agent's own time in each step", overhead)
-    text.lines += [f"{name}_sum {agent.overhead.cpu_ns / 1e9:.10g}", f"{name}_count {agent.overhead.count}"]
+    text.lines += [f"{name}_sum {agent.overhead.wall_ns / 1e9:.10g}", f"{name}_count {agent.overhead.count}"]
 
 
 def _memory(text: _Text) -> None:

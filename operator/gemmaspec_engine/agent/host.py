@@ -25,6 +25,8 @@ __all__ = ["ENV", "Agent", "Engine"]
 
 ENV = "GEMMASPEC_AGENT"
 _FORGET_EVERY = 256
+PROCESSOR_EVERY = 8
+"""Steps of which one has its processor time read."""
 log = logging.getLogger("vllm.gemmaspec")  # a child of vLLM's logger: its handlers print it
 
 
@@ -77,6 +79,8 @@ class Agent:
         self._counts: Mapping[str, int] = {}
         self._requests: Mapping[str, Any] = {}
         self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
+        self._sampling = True
+        """Is the processor time of this account read?"""
         self._recorded = 0
 
     def _start_settings(self) -> Settings:
@@ -92,16 +96,19 @@ class Agent:
 
     # --- the scheduler's side --------------------------------------------------------------------------------
     #
-    # Three entry points stand between two steps, so they only take down what the scheduler is about to change, and
-    # hand out the K that was decided ahead. What is learnt from a step is worked out in `computing`, while the
-    # device computes the next one.
+    # `scheduled` and `ended` stand between two steps, so they only take down what the scheduler is about to change, and
+    # hand out the K that was decided ahead. What is learnt from a step is worked out in `computing`, while the device
+    # computes the next one. The thread's processor time is read by a system call, which is as long as all the rest
+    # between two steps: every so many steps is enough.
 
     def scheduled(self, output: Any, requests: Mapping[str, Any]) -> None:
         """Before a step goes out: writes its K into ``output``."""
-        cpu, wall = thread_time_ns(), perf_counter_ns()
+        begun = perf_counter_ns()
+        cpu = thread_time_ns() if self._sampling else 0
         try:
-            self._counts = counts = output.num_scheduled_tokens
+            counts = output.num_scheduled_tokens
             if len(self._ended) > 1:
+                self._account()
                 self._learn()  # nobody called `computing`
             k = output.num_spec_tokens_to_schedule
             if counts:
@@ -109,47 +116,55 @@ class Agent:
                     output.num_spec_tokens_to_schedule = k = self.controller.choose(len(counts), counts)
                 if self.tell is not None:
                     self.tell(k)
-            self._steps.scheduled(output, requests, k)
+            self._counts = counts
+            self._requests = requests
+            self._steps.scheduled(output, requests, k, begun * 1e-9)
         except Exception as error:  # noqa: BLE001  whatever it is, the engine goes on
             self.failed("scheduled", error)
             if self._moves:
                 output.num_spec_tokens_to_schedule = self.controller.static
-        self._cpu += thread_time_ns() - cpu
-        self._wall += perf_counter_ns() - wall
+        if cpu:
+            self._cpu += thread_time_ns() - cpu
+        self._wall += perf_counter_ns() - begun
 
     def computing(self) -> None:
         """The step is under way on the device: time to learn from the ones that ended, and to decide the next K."""
-        cpu, wall = thread_time_ns(), perf_counter_ns()
+        begun = perf_counter_ns()
+        self._account()
+        cpu = thread_time_ns() if self._sampling else 0
         try:
+            self._steps.look(self._requests)
             self._learn()
             if self._moves and self._counts:
                 self.controller.ahead(len(self._counts), tuple(self._counts))
         except Exception as error:  # noqa: BLE001
             self.failed("computing", error)
-        self._cpu_beside += thread_time_ns() - cpu
-        self._wall_beside += perf_counter_ns() - wall
+        if cpu:
+            self._cpu_beside += thread_time_ns() - cpu
+        self._wall_beside += perf_counter_ns() - begun
 
     def ended(self, output: Any, result: Any, requests: Mapping[str, Any]) -> None:
         """A step's result has come, and the scheduler has not yet taken it in."""
-        cpu, wall = thread_time_ns(), perf_counter_ns()
+        begun = perf_counter_ns()
+        cpu = thread_time_ns() if self._sampling else 0
         try:
-            step = self._steps.ended(output, result, requests)
+            step = self._steps.ended(output, result, requests, begun * 1e-9)
             if step is not None:
                 self._ended.append(step)
-                self._requests = requests
         except Exception as error:  # noqa: BLE001
             self.failed("ended", error)
-        self._cpu += thread_time_ns() - cpu
-        self._wall += perf_counter_ns() - wall
+        if cpu:
+            self._cpu += thread_time_ns() - cpu
+        self._wall += perf_counter_ns() - begun
 
-    def updated(self, running: int) -> None:
-        """The scheduler has taken the result in; ``running`` requests go on."""
+    def rests(self) -> None:
+        """The scheduler has taken a result in, and no request goes on: nothing waits, and the next may be far off."""
         try:
-            if not running:
-                self._steps.idle()
-                self._learn()  # nothing waits, and the next step may be far off
+            self._steps.idle()
+            self._account()
+            self._learn()
         except Exception as error:  # noqa: BLE001
-            self.failed("updated", error)
+            self.failed("rests", error)
 
     def arrived(self, unfinished: int) -> None:
         """A request comes to ``unfinished`` others."""
@@ -161,11 +176,16 @@ class Agent:
         except Exception as error:  # noqa: BLE001
             self.failed("arrived", error)
 
-    def _learn(self) -> None:
-        """Takes in all steps that have ended, and what they cost us."""
+    def _account(self) -> None:
+        """Closes the account of the steps that ended since the last time; an account begins beside a step."""
         if self._ended:
-            self.overhead.add(self._cpu, self._wall, self._cpu_beside, self._wall_beside)
+            sampled = (self._cpu, self._cpu_beside) if self._sampling else None
+            self.overhead.add(self._wall, self._wall_beside, sampled)
             self._cpu = self._wall = self._cpu_beside = self._wall_beside = 0
+            self._sampling = self.overhead.count % PROCESSOR_EVERY == 0
+
+    def _learn(self) -> None:
+        """Takes in all steps that have ended."""
         waiting = self._ended
         while waiting:
             ended = waiting.popleft()

@@ -47,7 +47,8 @@ class _Watched:
             return super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
         agent.ended(scheduler_output, model_runner_output, self.requests)  # type: ignore[attr-defined]
         outputs = super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
-        agent.updated(len(self.running))  # type: ignore[attr-defined]
+        if not self.running:  # type: ignore[attr-defined]
+            agent.rests()
         return outputs
 
     def add_request(self, request: Any) -> None:
@@ -81,7 +82,7 @@ def _attach(scheduler: Any) -> Agent | None:
         if not engine.refusal:
             # Should our hook ever be passed by, vLLM looks K up here.
             scheduler.dynamic_sd_lookup = [agent.controller.static] * len(scheduler.dynamic_sd_lookup)
-        agent.graph_counts, agent.tell = drafter.graph_counts(), drafter.tell
+        agent.graph_counts, agent.tell = drafter.graph_counts(), drafter.teller()
     except Exception:
         log.exception("gemmaspec agent: cannot start; K stays as vLLM was started with")
         return None

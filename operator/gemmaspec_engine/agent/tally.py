@@ -144,48 +144,68 @@ class Tally:
 
 
 class Overhead:
-    """Our own time in a step, over the last steps: processor time of the thread, and by the clock.
+    """Our own time in a step, over the last steps: by the clock, and of some steps the thread's processor time.
 
     What runs while the device computes ("beside") is part of every figure but the ones called held: those are
     between two steps, where the device may wait for us.
     """
 
     def __init__(self, keep: int = 4096) -> None:
-        self._rings = tuple(array("q", bytes(8 * keep)) for _ in range(4))
-        self._keep = keep
-        self.count = 0
-        self._sums = [0, 0, 0, 0]
-
-    def add(self, cpu_ns: int, wall_ns: int, cpu_beside: int = 0, wall_beside: int = 0) -> None:
-        """One step, nanoseconds: between the steps, and beside the device's work."""
-        at = self.count % self._keep
-        self.count += 1
-        cpu, wall, held, held_wall = self._rings
-        sums = self._sums
-        cpu[at] = cpu_ns + cpu_beside
-        wall[at] = wall_ns + wall_beside
-        held[at] = cpu_ns
-        held_wall[at] = wall_ns
-        sums[0] += cpu_ns + cpu_beside
-        sums[1] += wall_ns + wall_beside
-        sums[2] += cpu_ns
-        sums[3] += wall_ns
+        self._clock = _Account(keep)
+        self._processor = _Account(keep)
 
     @property
-    def cpu_ns(self) -> int:
-        """Processor time of all steps."""
-        return self._sums[0]
+    def count(self) -> int:
+        """Steps."""
+        return self._clock.count
+
+    def add(self, wall: int, wall_beside: int = 0, cpu: tuple[int, int] | None = None) -> None:
+        """One step, nanoseconds: between the steps, and beside the device's work. ``cpu``: the same two of the
+        thread's processor time, where it was read.
+        """
+        self._clock.add(wall, wall_beside)
+        if cpu is not None:
+            self._processor.add(*cpu)
+
+    @property
+    def wall_ns(self) -> int:
+        """By the clock, of all steps."""
+        return self._clock.sum_all
 
     def quantiles(self) -> dict[str, float]:
         """Microseconds. The clock's figures hold what the machine's other processes took away as well."""
         found: dict[str, float] = {}
+        for account, clock in ((self._processor, ""), (self._clock, "wall")):
+            for of, values in account.quantiles().items():
+                prefix = of + clock.capitalize() if of else clock
+                found |= {_name(prefix, name): round(ns / 1000.0, 2) for name, ns in values.items()}
+        return found
+
+
+class _Account:
+    """Nanoseconds of the last steps, held and all."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._held, self._all = (array("q", bytes(8 * keep)) for _ in range(2))
+        self.count = self.sum_held = self.sum_all = 0
+
+    def add(self, held: int, beside: int) -> None:
+        at = self.count % self._keep
+        self.count += 1
+        self._held[at] = held
+        self._all[at] = held + beside
+        self.sum_held += held
+        self.sum_all += held + beside
+
+    def quantiles(self) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
         if not self.count:
             return found
-        for prefix, ring, total in zip(("", "wall", "held", "heldWall"), self._rings, self._sums, strict=True):
+        for of, ring, total in (("", self._all, self.sum_all), ("held", self._held, self.sum_held)):
             last = sorted(ring[: min(self.count, self._keep)])
             picked = {"P50Us": last[len(last) // 2], "P99Us": last[int(0.99 * len(last))], "MaxUs": last[-1]}
-            picked["MeanUs"] = total // self.count
-            found |= {_name(prefix, name): round(ns / 1000.0, 2) for name, ns in picked.items()}
+            found[of] = {**picked, "MeanUs": total // self.count}
         return found
 
 
