@@ -67,6 +67,12 @@ class Traffic:
         self._numbers = itertools.count(seed * 1_000_000)
         self._code_owed = 0.0
         self._stopping = threading.Event()
+        self._under_way: set[int] = set()
+
+    @property
+    def under_way(self) -> int:
+        """Requests that went out and are not answered yet. From any thread."""
+        return len(self._under_way)
 
     @property
     def kind(self) -> Kind | None:
@@ -143,6 +149,7 @@ class Traffic:
         start, begun = time.time(), time.monotonic()
         arrivals = _Arrivals(self.meter, begun)
         error: str | None = None
+        self._under_way.add(number)
         try:
             async with asyncio.timeout(self._call_seconds):
                 await self._ask(client, kind, number, arrivals)
@@ -152,6 +159,8 @@ class Traffic:
             error = f"no full answer within {self._call_seconds:g} s"
         except (openai.OpenAIError, ValueError) as problem:
             error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        finally:
+            self._under_way.discard(number)
         return Call(
             kind=kind,
             start=start,
