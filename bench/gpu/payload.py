@@ -1,8 +1,11 @@
-"""Packs vLLM 0.26.0 for a GPU machine without network: ``python bench/gpu/payload.py``.
+"""Packs vLLM for a GPU machine without network: ``python bench/gpu/payload.py [--vllm 0.32.0]``.
 
-The machine is expected to have Python 3.12 with torch 2.11 (CUDA 13). Writes ``.gpu-payload/part-0`` … (git
+The machine is expected to have Python 3.12 with torch 2.11 (CUDA 13). Writes ``.gpu-payload/0.26.0/part-0`` … (git
 ignores them), each small enough to travel on its own; ``bench/gpu/unpack.sh`` puts them together there. Attention
 runs on Triton (Gemma 4 demands it), so that FlashAttention's and others' compiled code stays at home.
+
+0.32.0 was built for torch 2.13, but its extensions keep to libtorch's stable ABI, and torch 2.11 has every symbol that
+they want; so no second torch travels.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from uv import find_uv_bin
 
 HERE: Final = Path(__file__).parent
 OUT: Final = HERE.parents[1] / ".gpu-payload"
+VERSIONS: Final = ("0.26.0", "0.32.0")
 PART: Final = 48 * 2**20
 """Bytes of one part: a call may carry 64 MiB, the repository included."""
 LEFT_OUT: Final = (
@@ -34,9 +38,10 @@ PLACEHOLDER: Final = "vllm/vllm_flash_attn/_vllm_fa2_C.py"
 """vLLM imports this extension when it looks for attention backends; nothing of it is called."""
 
 
-def install(folder: Path, wheel: Path | None) -> None:
+def install(folder: Path, version: str, wheel: Path | None) -> None:
     """All packages for the GPU machine's Python, from the package index (``wheel``: vLLM's, if it is here already)."""
-    wanted = [line for line in (HERE / "packages.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = (HERE / f"packages-{version}.txt").read_text().splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
     if wheel is not None:
         wanted = [line for line in wanted if not line.startswith("vllm==")]
         with zipfile.ZipFile(wheel) as archive:
@@ -82,15 +87,16 @@ def pack(folder: Path, out: Path, threads: int) -> list[Path]:
 def main() -> None:
     """Builds the payload and says which parts go with which call."""
     parser = argparse.ArgumentParser(description="Pack vLLM for a GPU machine without network")
+    parser.add_argument("--vllm", choices=VERSIONS, default=VERSIONS[0], help="version")
     parser.add_argument("--vllm-wheel", type=Path, help="downloaded already")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gpu-payload-") as scratch:
-        install(Path(scratch), arguments.vllm_wheel)
+        install(Path(scratch), arguments.vllm, arguments.vllm_wheel)
         trim(Path(scratch))
-        parts = pack(Path(scratch), OUT, arguments.threads)
+        parts = pack(Path(scratch), OUT / arguments.vllm, arguments.threads)
     for part in parts:
-        print(f"{part.relative_to(OUT.parent)}: {part.stat().st_size / 2**20:.1f} MiB")
+        print(f"{part.relative_to(HERE.parents[1])}: {part.stat().st_size / 2**20:.1f} MiB")
     print("one call per part, carrying it; the first ones only need to run: bash bench/gpu/unpack.sh", file=sys.stderr)
 
 

@@ -1,18 +1,19 @@
 #!/bin/bash
 # On the GPU machine: run.sh start STATION…   each station in the background, one GPU each (round robin, in turn)
 #                     run.sh wait SECONDS     prints progress until all are done, and copies results to $OUT
+# Which vLLM: BENCH_VLLM. Which GPUs, if not all: BENCH_GPUS, their numbers.
 set -uo pipefail
-home=${GPU_HOME:-/tmp/gemmaspec-gpu}
+home=/tmp/gemmaspec-gpu/${BENCH_VLLM:-0.26.0}
 here=$(cd "$(dirname "$0")/../.." && pwd)
 case $1 in
   start)
     shift
     rm -rf "$home/repo"; mkdir -p "$home/repo/bench" "$home/results"
     cp -r "$here/operator" "$home/repo/"; cp -r "$here/bench/gpu" "$home/repo/bench/"
-    gpus=$(nvidia-smi -L | wc -l)
-    for gpu in $(seq 0 $((gpus - 1))); do
-      mine=(); i=0
-      for station in "$@"; do [ $((i % gpus)) -eq "$gpu" ] && mine+=("$station"); i=$((i + 1)); done
+    read -ra numbers <<< "${BENCH_GPUS:-$(seq -s ' ' 0 $(($(nvidia-smi -L | wc -l) - 1)))}"
+    for turn in "${!numbers[@]}"; do
+      gpu=${numbers[$turn]}; mine=(); i=0
+      for station in "$@"; do [ $((i % ${#numbers[@]})) -eq "$turn" ] && mine+=("$station"); i=$((i + 1)); done
       [ ${#mine[@]} -gt 0 ] || continue
       for station in "${mine[@]}"; do touch "$home/results/$station.pending"; done
       setsid nohup bash -c "for s in ${mine[*]}; do PYTHONPATH=$home/site python3 $home/repo/bench/gpu/station.py \$s $gpu $home > $home/results/\$s.out 2>&1; rm -f $home/results/\$s.pending; done" > /dev/null 2>&1 < /dev/null &

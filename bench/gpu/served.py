@@ -95,7 +95,8 @@ class Served:
 
 
 def arguments(model: str, kind: str, models: Path, port: int, share: float) -> list[str]:
-    """vLLM's command line. ``kind``: live, plain0 (no speculation) or plainK (fixed K, no agent).
+    """vLLM's command line. ``kind``: live, plain0 (no speculation), plainK (fixed K, no agent) or verify (vLLM's own
+    adaptive verification at the largest K).
 
     Below a share of 0.5 of the GPU two start at the same time, and their KV caches have a size of their own: what
     vLLM measures as free would be the other one's doing.
@@ -110,13 +111,15 @@ def arguments(model: str, kind: str, models: Path, port: int, share: float) -> l
     if share < 0.5:
         line += ["--kv-cache-memory-bytes", str(8 * 2**30)]
     if kind != "plain0":
-        k = max(GRID) if kind == "live" else int(kind.removeprefix("plain"))
+        k = int(kind.removeprefix("plain")) if kind.startswith("plain") else max(GRID)
         speculative: dict[str, Any] = {"method": "mtp", "model": str(models / f"{model}-assistant")}
         speculative |= {"num_speculative_tokens": k, "rejection_sample_method": "synthetic"}
         speculative["synthetic_acceptance_rates"] = PUBLISHED[model][:k]
         if kind == "live":
             speculative["num_speculative_tokens_per_batch_size"] = schedule_for(GRID, SEQUENCES)
             line += ["--scheduler-cls", "gemmaspec_engine.agent.scheduler.LiveScheduler"]
+        elif kind == "verify":
+            speculative["enable_adaptive_verification"] = True
         line += ["--speculative-config", json.dumps(speculative)]
     return line
 

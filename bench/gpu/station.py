@@ -4,6 +4,8 @@
 26b-b  live engine and one at fixed K=4 side by side: held K=4 against fixed K=4, phases
 26b-d  live engine and one at fixed K=4 side by side, for BENCH_SECONDS: held K=4 against fixed K=4, and what the
        agent takes of each step with K held and with `adaptive`
+26b-e  26b-d, then phases
+26b-f  live engine and one with vLLM's own adaptive verification (from 0.30 on) side by side: phases
 31b-a  live engine: sweep, phases
 31b-b  one after another: without speculation, live, fixed K=4 (two of them do not fit on one GPU)
 
@@ -41,6 +43,8 @@ PHASE_SECONDS = float(os.environ.get("BENCH_PHASE_SECONDS", "10"))
 PHASE_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 GOOD = [0.92, 0.92, 0.92, 0.91, 0.90, 0.90, 0.90, 0.90]
 BAD = [0.25, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20]
+CERTAIN = [1.0] * max(GRID)
+"""Every draft is accepted: as many tokens in each step, so that tok/s differ by nothing but time."""
 WEIGHTS_GIB = {"26b": 52, "31b": 63}
 Write = Callable[..., None]
 
@@ -96,19 +100,23 @@ async def compare(live: Served | None, plain: Served | None, k: int, write: Writ
                     write("compare", who=who, streams=count, repeat=repeat, order=order, **cell)
 
 
-async def adapt(live: Served, write: Write) -> None:
-    """Every policy goes through all phases; the adaptive one knows nothing at first, and keeps what it learns."""
+async def adapt(live: Served, write: Write, verifying: Served | None = None) -> None:
+    """Every policy goes through all phases; the adaptive one knows nothing at first, and keeps what it learns.
+
+    ``verifying``: an engine with vLLM's adaptive verification, as one more policy.
+    """
     dice = random.Random(13)
     for repeat in range(PHASE_ROUNDS):
-        policies = ["adaptive", *(f"k{k}" for k in GRID)]
+        policies = ["adaptive", *(f"k{k}" for k in GRID), *(["verification"] if verifying else [])]
         for policy in dice.sample(policies, len(policies)):
+            engine = verifying if verifying and policy == "verification" else live
             for number, (name, rates, count) in enumerate(phases(live.model)):
-                live.accept(rates)
+                engine.accept(rates)
                 if policy == "adaptive":
                     live.put(mode="Adaptive", k=max(GRID))
-                else:
+                elif engine is live:
                     live.put(mode="Fixed", k=int(policy[1:]))
-                async with running(live, count, 10 * repeat + number) as streams:
+                async with running(engine, count, 10 * repeat + number) as streams:
                     cell = (await streams.window(PHASE_SECONDS)).as_json()
                     now = live.agent("GET", "/status")
                 facts = {name: now[name] for name in ("overhead", "exceptions")} | {"k": now["k"]["now"]}
@@ -117,17 +125,21 @@ async def adapt(live: Served, write: Write) -> None:
 
 
 async def costs(live: Served, plain: Served, seconds: float, write: Write) -> None:
-    """Held, fixed and adaptive in turns until the time is over; then the agent's account of all steps, by cell."""
+    """Held and fixed in turns, with every draft accepted, and `adaptive` at the published rates, until the time is
+    over; with the agent's account of all steps, by cell.
+    """
     end, cells = time.monotonic() + seconds, []
-    live.accept(conditional(PUBLISHED[live.model]))
+    plain.accept(CERTAIN)
     repeat = 0
     while time.monotonic() < end:
         for count in (1, 8, 16):
-            both = [("live", live), ("plain", plain), ("adaptive", live)]
-            for who, engine in both if repeat % 2 else both[::-1]:
+            both = [("live", live), ("plain", plain)]
+            for who, engine in [*(both if repeat % 2 else both[::-1]), *([] if repeat % 2 else [("adaptive", live)])]:
                 if who == "adaptive":
+                    live.accept(conditional(PUBLISHED[live.model]))
                     live.put(mode="Adaptive", k=max(GRID))
                 elif who == "live":
+                    live.accept(CERTAIN)
                     live.put(mode="Fixed", k=4)
                 async with running(engine, count, 1000 * repeat + count) as streams:
                     await asyncio.sleep(SETTLE)
@@ -145,15 +157,14 @@ def write_costs(file: Path, cells: list[tuple[str, int, int, int]], write: Write
     """Quantiles of the steps that ended within the cells of each kind, microseconds."""
     found = array("q")
     written = file.read_bytes()
-    found.frombytes(written[: len(written) // 40 * 40])
-    steps = [tuple(found[i : i + 5]) for i in range(0, len(found), 5)]
+    found.frombytes(written[: len(written) // 24 * 24])
+    steps = [tuple(found[i : i + 3]) for i in range(0, len(found), 3)]
     for who, count in dict.fromkeys((who, count) for who, count, *_ in cells):
         own = [(begun, ended) for name, n, begun, ended in cells if (name, n) == (who, count)]
         mine = [step for step in steps if any(begun <= step[0] < ended for begun, ended in own)]
         figures = {
-            "held": sorted(cpu for _, cpu, _, _, _ in mine),
-            "heldWall": sorted(wall for _, _, wall, _, _ in mine),
-            "all": sorted(cpu + beside for _, cpu, _, beside, _ in mine),
+            "held": sorted(held for _, held, _ in mine),
+            "all": sorted(held + beside for _, held, beside in mine),
         }
         if mine:
             shares = {"P50": 0.5, "P99": 0.99}
@@ -206,19 +217,20 @@ def one_by_one(model: str, gpu: int, home: Path, write: Write, plains: list[int]
         write("status", **live.agent("GET", "/status"))
 
 
-def side_by_side(model: str, k: int, gpu: int, home: Path, write: Write, work: str) -> None:
-    """Two engines on one GPU, their cells interleaved."""
-    live, plain = serve(model, "live", gpu, 0, home, 0.46), serve(model, f"plain{k}", gpu, 1, home, 0.46)
+def side_by_side(model: str, other: str, gpu: int, home: Path, write: Write, *works: str) -> None:
+    """The live engine and another one on one GPU, their cells interleaved."""
+    live, plain = serve(model, "live", gpu, 0, home, 0.46), serve(model, other, gpu, 1, home, 0.46)
     with up([live, plain], write):
-        if work != "costs":
-            asyncio.run(compare(live, plain, k, write, "interleaved"))
-        if work == "costs":
-            asyncio.run(costs(live, plain, COST_SECONDS, write))
-        elif work == "sweep":
-            asyncio.run(sweep(live, plain, write))
-        else:
-            asyncio.run(adapt(live, write))
-        write("status", **live.agent("GET", "/status"))
+        for work in works:
+            if work == "compare":
+                asyncio.run(compare(live, plain, int(other.removeprefix("plain")), write, "interleaved"))
+            elif work == "costs":
+                asyncio.run(costs(live, plain, COST_SECONDS, write))
+            elif work == "sweep":
+                asyncio.run(sweep(live, plain, write))
+            else:
+                asyncio.run(adapt(live, write, plain if other == "verify" else None))
+            write("status", **live.agent("GET", "/status"))
 
 
 def alone(model: str, gpu: int, home: Path, write: Write, *works: str) -> None:
@@ -247,15 +259,19 @@ def main() -> int:
         if name.endswith("-b") and (model == "31b" or not room(gpu, model)):
             one_by_one(model, gpu, home, write, [0, 4])
         elif name.endswith("-d"):
-            side_by_side(model, 4, gpu, home, write, "costs")
+            side_by_side(model, "plain4", gpu, home, write, "costs")
+        elif name.endswith("-e"):
+            side_by_side(model, "plain4", gpu, home, write, "costs", "phases")
+        elif name.endswith("-f"):
+            side_by_side(model, "verify", gpu, home, write, "phases")
         elif name.endswith("-c"):
             alone(model, gpu, home, write, "phases")
         elif not room(gpu, model) or model == "31b":
             alone(model, gpu, home, write, "sweep", "phases")
         elif name.endswith("-a"):
-            side_by_side(model, 0, gpu, home, write, "sweep")
+            side_by_side(model, "plain0", gpu, home, write, "compare", "sweep")
         else:
-            side_by_side(model, 4, gpu, home, write, "phases")
+            side_by_side(model, "plain4", gpu, home, write, "compare", "phases")
     except Exception as error:  # noqa: BLE001  the row says what
         write("error", error=f"{type(error).__name__}: {error}"[:3000])
         return 1

@@ -1,12 +1,14 @@
 #!/bin/bash
 # On the GPU machine, from the repository's root: keeps the parts that came with this call; unpacks when all are there.
+# Which vLLM: BENCH_VLLM.
 set -euo pipefail
-home=${GPU_HOME:-/tmp/gemmaspec-gpu}
+version=${BENCH_VLLM:-0.26.0}
+home=/tmp/gemmaspec-gpu/$version
 mkdir -p "$home/parts"
-for part in .gpu-payload/part-*; do
+for part in .gpu-payload/"$version"/part-*; do
   [ -e "$part" ] && cp "$part" "$home/parts/"
 done
-want=$(cat .gpu-payload/parts)
+want=$(cat ".gpu-payload/$version/parts")
 have=$(find "$home/parts" -name 'part-*' | wc -l)
 echo "parts: $have of $want"
 [ "$have" -ge "$want" ] || exit 0

@@ -3,8 +3,8 @@
 vLLM's ``rejection_sample_method: synthetic`` draws acceptance from fixed rates. GPU_BENCH_RATES names a file with
 a JSON list of conditional rates, one per position; when the file changes, the next step's draw uses them.
 
-GPU_BENCH_COSTS names a file that gets five 64-bit integers a step: when it ended (monotonic), and what the agent adds
-to its own account (processor and clock between the steps, processor and clock beside the device), in nanoseconds.
+GPU_BENCH_COSTS names a file that gets three 64-bit integers a step: when it ended (monotonic), and what the agent adds
+to its own account by the clock (between the steps, and beside the device), in nanoseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LOOK_SECONDS = 0.02
-FLUSH = 5 * 32
+FLUSH = 3 * 32
 _wanted: list[Any] = [None]
 
 
@@ -45,9 +45,9 @@ def _account(file: Path) -> None:
 
     original, kept = Overhead.add, array("q")
 
-    def add(self: Any, *figures: int) -> None:
-        original(self, *figures)
-        kept.extend((time.monotonic_ns(), *figures))
+    def add(self: Any, wall: int, wall_beside: int = 0, cpu: Any = None) -> None:
+        original(self, wall, wall_beside, cpu)
+        kept.extend((time.monotonic_ns(), wall, wall_beside))
         if len(kept) >= FLUSH:
             with file.open("ab") as out:
                 kept.tofile(out)
