@@ -46,7 +46,7 @@ RELEASES: tuple[Release, ...] = (
     Release("0.29.0", v2=False),
     Release("0.30.0", v2=False),
     Release("0.31.0", v2=False),
-    Release("0.32.0", v2=True, engines=("cpu",)),
+    Release("0.32.0", v2=True, engines=("cpu", "NVIDIA H200")),  # bench/results/gpu-verification.md
     Release("0.33.0", v2=True),
 )
 _BY_RELEASE = {release(entry.version): entry for entry in RELEASES}
