@@ -72,7 +72,8 @@ def test_many_changes_under_load_change_no_text(
     for name, found in (("first step", [whole for whole, _ in waits]), ("between steps", [own for _, own in waits])):
         print(f"{changes} changes, PUT to {name}: median {statistics.median(found):.1f} ms, most {max(found):.1f} ms")
     whole, between = max(waits)
-    print(f"of the longest, {whole - between:.1f} ms went by before the step under way had ended, {between:.1f} ms after")
+    step = whole - between
+    print(f"of the longest, {step:.1f} ms went by before the step under way had ended, {between:.1f} ms after")
     own = sorted(own for _, own in waits)
     assert statistics.median(own) < 100
     if changes == 200:  # as promised; a gate's machine may stand still for a moment
