@@ -77,7 +77,8 @@ class Ours:
 
     def __init__(self, key: Path | None = None) -> None:
         self._key = key
-        self._held = reserve_port()
+        with reserve_port() as held:
+            self._metrics_port = int(held.getsockname()[1])
         self._sources: Path | None = None
 
     def install(self, site: Site) -> None:
@@ -92,7 +93,7 @@ class Ours:
         environment = {
             "PYTHONPATH": str(self._sources),
             "KUBERNETES_SERVICE_HOST": "",
-            "GEMMASPEC_METRICS_PORT": str(self._held.getsockname()[1]),
+            "GEMMASPEC_METRICS_PORT": str(self._metrics_port),
             "GEMMASPEC_HEALTH_PORT": "0",
             "GEMMASPEC_LOG_LEVEL": "WARNING",
             "GEMMASPEC_KEY_FILE": str(self._key) if self._key else "",
@@ -123,7 +124,7 @@ class Ours:
 
     def passes(self) -> float:
         """Passes over resources since the process began."""
-        with urlopen(f"http://127.0.0.1:{self._held.getsockname()[1]}/metrics", timeout=60) as answer:
+        with urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("gemmaspec_reconcile_total{"))
 

@@ -206,5 +206,5 @@ def test_what_a_new_list_lacks_is_gone_until_the_watch_shows_it() -> None:
     assert watch.versions() == ["5", "9"]
     assert watch.cache.listed("Service", "ns", {"u7"}, "8") == [KEY], "the second is newer than the list"
     assert watch.versions() == ["9"]
-    watch.cache.seen("u1")
+    assert watch.cache.seen("u1", 1)
     assert watch.versions() == ["5", "9"]

@@ -21,7 +21,7 @@ from gemmaspec.api import identity
 from gemmaspec.api.spec import Accelerator, Method, TransformersMode
 from gemmaspec.core import caches, live, names
 from gemmaspec.core.owner import Owner as Owner
-from gemmaspec.core.pod import config_key, most_utilization, pod_template
+from gemmaspec.core.pod import config_key, most_utilization, of_revision, pod_template
 from gemmaspec.core.resolve import Resolved
 
 # Length of a revision's name. 10 hexadecimal digits: with the 20 revisions that one resource may see in a day a
@@ -46,17 +46,25 @@ class Plan:
     deployment: dict[str, Any]
 
 
-def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str], agent: str | None = None) -> Plan:
+def plan(
+    owner: Owner,
+    resolved: Resolved,
+    k: int,
+    files: Mapping[str, str],
+    agent: str | None = None,
+    pin: str | None = None,
+) -> Plan:
     """Objects for this spec at ``k``; ``files`` maps paths of engine files to their text.
 
     agent: the token of the agent that moves K in the running engine. The revision then depends on the grid of K
-    and not on ``k``.
+    and not on ``k``. pin: what :func:`pin_of` gives, where it is known.
     """
     if agent:
         k = max(live.grid(resolved))
     proved = pin_file(resolved, files)
-    revision = revision_of(owner.name, resolved, k, files, proved, agent)
-    pin = pin_of(owner.name, resolved, files, agent)
+    template = pod_template(owner.name, resolved, k, "", files, agent)
+    revision = revision_of(template, proved)
+    pin = pin or pin_of(owner.name, resolved, files, agent)
     return Plan(
         owner=owner,
         revision=revision,
@@ -65,7 +73,7 @@ def plan(owner: Owner, resolved: Resolved, k: int, files: Mapping[str, str], age
         engine=engine_identity(resolved),
         shared=(service_account(owner), service(owner, resolved), disruption_budget(owner)),
         config=config_map(owner, revision, files, proved, resolved.given),
-        deployment=deployment(owner, resolved, k, revision, files, agent, pin),
+        deployment=deployment(owner, resolved, k, revision, of_revision(template, owner.name, revision), pin),
     )
 
 
@@ -80,18 +88,16 @@ def file_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def revision_of(
-    name: str, resolved: Resolved, k: int, files: Mapping[str, str], pin: str, agent: str | None = None
-) -> str:
+def revision_of(template: Mapping[str, Any], pin: str) -> str:
     """Name of the revision: the hash of all that needs a restart (pod template and pin, which hashes the files)."""
-    template = pod_template(name, resolved, k, "", files, agent)
     return digest([template, pin])[:REVISION_LENGTH]  # the pin holds every file's hash
 
 
 def pin_of(name: str, resolved: Resolved, files: Mapping[str, str], agent: str | None = None) -> str:
     """The revision's hash, K apart: of what it would be with one draft token a step."""
     k = 0 if resolved.method is Method.OFF else 1
-    return revision_of(name, replace(resolved, k=k), k, files, pin_file(resolved, files), agent)
+    template = pod_template(name, replace(resolved, k=k), k, "", files, agent)
+    return revision_of(template, pin_file(resolved, files))
 
 
 def engine_identity(resolved: Resolved) -> str:
@@ -247,7 +253,7 @@ def learned_config_map(owner: Owner, gist: str) -> dict[str, Any]:
 
 
 def deployment(
-    owner: Owner, resolved: Resolved, k: int, revision: str, files: Mapping[str, str], agent: str | None, pin: str
+    owner: Owner, resolved: Resolved, k: int, revision: str, template: Mapping[str, Any], pin: str
 ) -> dict[str, Any]:
     """The Deployment of one revision. Its template never changes; only its replica count does."""
     match = names.selector(owner.name) | {names.REVISION_LABEL: revision}
@@ -263,6 +269,6 @@ def deployment(
             "revisionHistoryLimit": 0,
             "progressDeadlineSeconds": resolved.spec.rollout.startup_seconds + 600,
             "selector": {"matchLabels": match},
-            "template": pod_template(owner.name, resolved, k, revision, files, agent),
+            "template": template,
         },
     }

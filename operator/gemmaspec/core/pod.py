@@ -47,6 +47,15 @@ def pod_template(
     return {"metadata": {"labels": labels, "annotations": annotations}, "spec": body}
 
 
+def of_revision(template: Mapping[str, Any], name: str, revision: str) -> dict[str, Any]:
+    """The template that was made for revision "", for ``revision``."""
+    metadata, spec = template["metadata"], template["spec"]
+    files, *others = spec["volumes"]
+    named = {**files, "configMap": {**files["configMap"], "name": names.revision_object(name, revision)}}
+    labels = {**metadata["labels"], names.REVISION_LABEL: revision}
+    return {"metadata": {**metadata, "labels": labels}, "spec": {**spec, "volumes": [named, *others]}}
+
+
 def init_containers(resolved: Resolved, k: int, agent: str | None = None) -> list[dict[str, Any]]:
     """Preflight, then the download of weights where any come from a hub."""
     containers = [preflight_container(resolved, k, agent)]

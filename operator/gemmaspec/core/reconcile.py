@@ -158,7 +158,7 @@ def reconcile(observation: Observation, settings: Settings) -> Decision:
         resolved = asked if running is None else _resolved(observation, running, settings)
     except Stalling as stalling:
         return Decision(status=status.stalled(observation, stalling.problems))
-    return _drive(observation, resolved, turn.rollout, settings)
+    return _drive(observation, resolved, turn.rollout, settings, turn.rollout.pin if running is None else None)
 
 
 def _resolved(observation: Observation, spec: Mapping[str, Any], settings: Settings) -> Resolved:
@@ -173,9 +173,10 @@ def _resolved(observation: Observation, spec: Mapping[str, Any], settings: Setti
     return resolved
 
 
-def _plan(observation: Observation, resolved: Resolved, k: int, settings: Settings) -> Plan:
+def _plan(observation: Observation, resolved: Resolved, k: int, settings: Settings, pin: str | None = None) -> Plan:
     agent = _agent(observation, resolved, settings)
-    return plan(observation.resource.owner, resolved, k, settings.live_files if agent else settings.files, agent)
+    files = settings.live_files if agent else settings.files
+    return plan(observation.resource.owner, resolved, k, files, agent, pin)
 
 
 def _begin(observation: Observation, asked: Resolved, settings: Settings) -> Turn:
@@ -208,8 +209,13 @@ def turned(turn: Turn, revision: str, resolved: Resolved, now: float) -> Decisio
     return Decision(status=body, events=events, wake_after=0.0, reading=reading)
 
 
-def _drive(observation: Observation, resolved: Resolved, known: Rollout, settings: Settings) -> Decision:
-    """Bring what runs closer to ``resolved``: the spec's revision, or the last good one after a return."""
+def _drive(
+    observation: Observation, resolved: Resolved, known: Rollout, settings: Settings, pin: str | None
+) -> Decision:
+    """Bring what runs closer to ``resolved``: the spec's revision, or the last good one after a return.
+
+    pin: that of ``resolved``, where it is known.
+    """
     agent = _agent(observation, resolved, settings)
     asked, held = resolved, _held(observation)
     refused = _refused_hold(observation, resolved, known, held, live=agent is not None)
@@ -218,7 +224,7 @@ def _drive(observation: Observation, resolved: Resolved, known: Rollout, setting
     change, evidence = decide_k(observation, resolved, agent is not None)
     if known.on_trial:
         change = trial.frozen(memory.load(observation.resource.status), change)
-    planned = _plan(observation, resolved, change.state.effective, settings)
+    planned = _plan(observation, resolved, change.state.effective, settings, pin)
     kept = trial.kept(_own(observation), planned, known)
     if kept is not None:
         planned = replace(planned, revision=kept)

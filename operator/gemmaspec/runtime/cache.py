@@ -90,8 +90,16 @@ def received(kind: str, body: Mapping[str, Any]) -> Stored:
     return _stored(kind, body["metadata"], unplanned, b64decode(body["packed"]))
 
 
+_COUNTED: Final = "deployment.kubernetes.io/revision"
 # Metadata that kopf, the handlers and the labels' filter read.
 _OPEN: Final = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
+
+
+def gist(kind: str, body: Mapping[str, Any]) -> int:
+    """Of what :func:`brief` made: equal where nothing that is kept has changed, the resource version apart."""
+    if kind == "Pod":
+        return hash(reduce_pod(body))
+    return hash((body["packed"], *map(tuple, body["unplanned"])))
 
 
 def _stored(kind: str, metadata: Mapping[str, Any], unplanned: tuple[tuple[str, ...], ...], packed: bytes) -> Stored:
@@ -135,7 +143,12 @@ def controller_of(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    # A Deployment's own controller counts revisions of its own: nothing that anybody here reads.
+    metadata = {
+        key: value for key, value in body["metadata"].items() if key not in ("managedFields", "resourceVersion")
+    }
+    if kind == "Deployment" and _COUNTED in metadata.get("annotations", {}):
+        metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _COUNTED}
     # Of a ConfigMap only metadata is watched; answers to our own writes are cut down to that.
     left_out = {"data"} if kind == "ConfigMap" else set() if kind == identity.KIND else {"status"}
     kept = {key: value for key, value in body.items() if key not in left_out}
@@ -164,6 +177,7 @@ class Cache:
         self._deleted: dict[str, float] = {}
         self._settled: dict[str, str] = {}
         self._gone: set[str] = set()
+        self._shown: dict[str, int] = {}
 
     def resource(self, namespace: str, name: str) -> Resource | None:
         """The custom resource, or None."""
@@ -231,10 +245,18 @@ class Cache:
     def gone(self, uid: str) -> None:
         """The API server says that there is no such object, whatever the watch shows: it lost the deletion."""
         self._gone.add(uid)
+        self._shown.pop(uid, None)
 
-    def seen(self, uid: str) -> None:
-        """The watch shows this object (again): a list without it was an old one."""
+    def seen(self, uid: str, gist: int) -> bool:
+        """The watch shows this object (again): a list without it was an old one. Returns whether it tells anything
+        new: of the events about a Deployment most are of counts that its pods tell, too.
+
+        gist: of what is kept of it, see :func:`gist`.
+        """
         self._gone.discard(uid)
+        known = self._shown.get(uid)
+        self._shown[uid] = gist
+        return known != gist
 
     def listed(self, kind: str, namespace: str, uids: Collection[str], version: str) -> list[tuple[str, str]]:
         """A whole list of a kind has come ("" for every namespace): what it lacks is gone, though no event told.
@@ -246,7 +268,7 @@ class Cache:
         if kind == "Pod":
             for key, pods in self._pods.items():
                 missing = [pod.uid for pod in pods if pod.uid not in uids and namespace in ("", key[0])]
-                self._gone.update(missing)
+                self._lose(missing)
                 lost += [key] if missing else []
             return lost
         for key, shown in (self._resources if kind == identity.KIND else self._children).items():
@@ -258,9 +280,13 @@ class Cache:
                 and namespace in ("", key[0])
                 and stored.order <= newest
             ]
-            self._gone.update(missing)
+            self._lose(missing)
             lost += [key] if missing else []
         return lost
+
+    def _lose(self, uids: Iterable[str]) -> None:
+        for uid in uids:
+            self.gone(uid)
 
     def settle(self, uid: str, resource_version: str) -> None:
         """A reset of this very object changed nothing: what others own of it are the values of its defaults."""
@@ -270,6 +296,7 @@ class Cache:
         """The watch told that the object is gone."""
         self._deleted.pop(uid, None)
         self._gone.discard(uid)
+        self._shown.pop(uid, None)
         self._settled.pop(uid, None)
         written = self._written.get((kind, namespace, name))
         if written is not None and written[1].uid == uid:

@@ -26,7 +26,7 @@ from gemmaspec.core.live import token
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
 from gemmaspec.runtime import metrics, watching
-from gemmaspec.runtime.cache import Cache, Stored, brief, owner_of, received, reduce_pod
+from gemmaspec.runtime.cache import Cache, Stored, brief, gist, owner_of, received, reduce_pod
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
@@ -111,10 +111,16 @@ class Operator:
         for key in self.cache.listed(kind, namespace, uids, version):
             self.queue.wake(key)
 
-    def seen(self, event: kopf.RawEvent, body: kopf.Body) -> None:
-        """An event of any kind that is cached has come."""
-        if event["type"] != "DELETED" and self.cache is not None:
-            self.cache.seen(body["metadata"]["uid"])
+    def changed(self, kind: str, event: kopf.RawEvent, body: kopf.Body, key: Key) -> None:
+        """An event of any kind that is cached has come: wake the resource, where it tells anything new."""
+        metadata = body["metadata"]
+        if self.cache is None:
+            return
+        if event["type"] == "DELETED":
+            self.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+            self.queue.wake(key)
+        elif self.cache.seen(metadata["uid"], gist(kind, body)):
+            self.queue.wake(key)
 
     def _token(self, key: Key) -> str:
         """Token of the agents of a resource; empty without an operator's key."""
@@ -233,11 +239,9 @@ def _resources(found: kopf.OperatorRegistry, operator: Operator) -> None:
         return {(stored.namespace, stored.name): stored}
 
     @kopf.on.event(*where, registry=found)
-    async def resource_changed(
-        event: kopf.RawEvent, body: kopf.Body, namespace: str | None, name: str | None, **_: Any
-    ) -> None:
-        operator.seen(event, body)
-        operator.queue.wake((namespace or "", name or ""))
+    async def resource_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        metadata = body["metadata"]
+        operator.changed(identity.KIND, event, body, (metadata["namespace"], metadata["name"]))
 
 
 def _child(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, str, str], kind: str) -> None:
@@ -248,30 +252,23 @@ def _child(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, s
 
     @kopf.on.event(*where, labels=OURS, registry=found, id=f"changed-{where[2]}")
     async def child_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        operator.seen(event, body)
-        metadata = body["metadata"]
-        if event["type"] == "DELETED" and operator.cache is not None:
-            operator.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
-        operator.queue.wake((metadata["namespace"], owner_of(body)))
+        operator.changed(kind, event, body, (body["metadata"]["namespace"], owner_of(body)))
 
 
 def _pods(found: kopf.OperatorRegistry, operator: Operator) -> None:
     @kopf.index(*PODS, id="pods", labels=OURS, registry=found)
     async def pods(body: kopf.Body, **_: Any) -> dict[Key, Any]:
-        metadata = body["metadata"]
-        owner = metadata.get("labels", {}).get(names.OWNER_LABEL, "")
-        return {(metadata["namespace"], owner): reduce_pod(body)}
+        return {_of_pod(body): reduce_pod(body)}
 
     @kopf.on.event(*PODS, labels=OURS, registry=found, id="changed-pods")
     async def pod_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        operator.seen(event, body)
-        _wake_owner(operator, body["metadata"])
+        operator.changed("Pod", event, body, _of_pod(body))
 
 
-def _wake_owner(operator: Operator, metadata: Mapping[str, Any]) -> None:
-    owner = metadata.get("labels", {}).get(names.OWNER_LABEL)
-    if owner:
-        operator.queue.wake((metadata["namespace"], owner))
+def _of_pod(body: kopf.Body) -> Key:
+    """Key of the resource whose engine the pod is."""
+    metadata = body["metadata"]
+    return metadata["namespace"], metadata.get("labels", {}).get(names.OWNER_LABEL, "")
 
 
 def reduced(plural: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
