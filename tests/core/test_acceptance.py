@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemmaspec.core.acceptance import MAX_GAP_SECONDS, MOST_SAMPLES, Window, comparable, lifetime, remember, window
+from gemmaspec.core.acceptance import (
+    DENSE_SAMPLES,
+    KEPT_SECONDS,
+    MAX_GAP_SECONDS,
+    MOST_SAMPLES,
+    Window,
+    comparable,
+    lifetime,
+    remember,
+    window,
+)
 from gemmaspec.core.observation import Sample
 
 
@@ -165,6 +175,25 @@ def test_a_clock_that_was_set_back_starts_the_memory_anew() -> None:
         remember(series, sample(at, 1000.0 + at, (900.0 + at, 0.0)), lambda: 1e6)
     assert [one.time for one in series] == [40.0, 45.0, 50.0]
     assert window(2, [series], 0.0).drafts == 10.0
+
+
+def test_an_idle_engine_is_remembered_in_few_samples_and_its_traffic_in_full() -> None:
+    series: list[Sample] = []
+    whole: list[Sample] = []
+    for i in range(720):
+        drafts = float(min(max(0, 10 * (i - 300)), 500))  # fifty scrapes of traffic in the middle of an hour
+        one = sample(5.0 * i, drafts, (drafts / 2, drafts / 5))
+        whole.append(one)
+        remember(series, one, lambda: 120.0)
+        if i == 400:
+            assert set(whole[300:351]) <= set(series), "traffic is kept as it came"
+            ours, all_of_it = window(2, [series], 0.0), window(2, [whole], 0.0)
+            assert (ours.drafts, ours.accepted, ours.paces) == (all_of_it.drafts, all_of_it.accepted, all_of_it.paces)
+            assert ours.seconds == ours.span >= KEPT_SECONDS - 50
+    assert series[-DENSE_SAMPLES + 1 :] == whole[-DENSE_SAMPLES + 1 :]
+    assert all(comparable(before, after) for before, after in pairwise(series))
+    assert len(series) < 160
+    assert series[-1].time - series[0].time >= KEPT_SECONDS - 60
 
 
 def test_what_is_remembered_keeps_gaps_and_restarts() -> None:

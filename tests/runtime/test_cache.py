@@ -9,7 +9,7 @@ import pytest
 
 from gemmaspec.api import identity
 from gemmaspec.core import names
-from gemmaspec.runtime.cache import OVERLAY_SECONDS, Cache, Stored, brief, received, reduce_pod, store
+from gemmaspec.runtime.cache import OVERLAY_SECONDS, Cache, Stored, brief, gist, received, reduce_pod, store
 
 KEY = ("ns", "one")
 
@@ -208,3 +208,23 @@ def test_what_a_new_list_lacks_is_gone_until_the_watch_shows_it() -> None:
     assert watch.versions() == ["9"]
     assert watch.cache.seen("u1", 1)
     assert watch.versions() == ["5", "9"]
+
+
+def test_an_event_that_tells_nothing_new_is_known_as_one() -> None:
+    """Of the events about a Deployment most are of counts that its pods tell, too."""
+    watch = Watch()
+
+    def shown(version: int, **more: Any) -> bool:
+        return watch.cache.seen("u1", gist("Deployment", brief("Deployment", child(version, **more))))
+
+    spec = {"replicas": 1}
+    assert shown(5, spec=spec)
+    assert not shown(6, spec=spec, status={"replicas": 1, "conditions": [{"type": "Available", "status": "True"}]})
+    counted = child(7, spec=spec)
+    counted["metadata"]["annotations"] = {"deployment.kubernetes.io/revision": "1"}
+    assert watch.cache.seen("u1", gist("Deployment", brief("Deployment", counted))), "there were no annotations"
+    assert shown(8, spec={"replicas": 2})
+    refused = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "no"}]}
+    assert shown(9, spec={"replicas": 2}, status=refused)
+    watch.cache.gone("u1")
+    assert shown(9, spec={"replicas": 2}, status=refused), "what was taken for gone is news"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import ge, sub
 
@@ -18,6 +18,10 @@ from gemmaspec.core.observation import Sample
 MAX_GAP_SECONDS = 60.0
 # The newest samples of an engine stay as they are: at a scrape each 5 s this is half an hour.
 MOST_SAMPLES = 360
+# So much of the past is kept of an engine that is idle, or as much as the longest window needs.
+KEPT_SECONDS = 1800.0
+# The newest samples of an idle engine stay as they are, too: more than the default window.
+DENSE_SAMPLES = 30
 # Older ones are thinned, to pairs that still tell.
 SPARSE_SECONDS = 45.0
 _COUNTERS = (
@@ -152,12 +156,18 @@ def remember(series: list[Sample], sample: Sample, seconds: Callable[[], float])
     """Append a sample; of those before the newest ``MOST_SAMPLES``, keep what windows of ``seconds`` need.
 
     That is one every ``SPARSE_SECONDS``, and both sides of every gap and of every counter that fell. Done now and
-    then, so that a scrape costs no pass over them all. When the clock was set back, nothing of before is kept: it
-    would count as of now until the clock has caught up.
+    then, so that a scrape costs no pass over them all. Of an engine that does nothing the samples before the newest
+    ``DENSE_SAMPLES`` are so few at once: most of a thousand engines are idle most of the time. When the clock was set
+    back, nothing of before is kept: it would count as of now until the clock has caught up.
     """
     if series and sample.time < series[-1].time:
         series.clear()
     series.append(sample)
+    if len(series) > DENSE_SAMPLES and _is_flat(*series[-DENSE_SAMPLES - 1 : -DENSE_SAMPLES + 2]):
+        del series[-DENSE_SAMPLES]
+        if sample.time - series[0].time > KEPT_SECONDS and sample.time - series[0].time > seconds():
+            del series[0]
+        return
     if len(series) % 60 or len(series) <= MOST_SAMPLES:
         return
     old, kept, oldest = series[:-MOST_SAMPLES], list[Sample](), sample.time - seconds()
@@ -168,6 +178,13 @@ def remember(series: list[Sample], sample: Sample, seconds: Callable[[], float])
         if not near or not comparable(kept[-1], one) or not comparable(one, after):
             kept.append(one)
     series[:-MOST_SAMPLES] = kept
+
+
+def _is_flat(before: Sample, between: Sample, after: Sample) -> bool:
+    """Whether nothing happened from one sample to the third, and the second says nothing that they don't."""
+    if not 0 < after.time - before.time <= SPARSE_SECONDS:
+        return False
+    return replace(between, time=before.time) == before == replace(after, time=before.time)
 
 
 def _after(samples: Sequence[Sample], since: float) -> Sequence[Sample]:
