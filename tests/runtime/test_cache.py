@@ -9,7 +9,16 @@ import pytest
 
 from gemmaspec.api import identity
 from gemmaspec.core import names
-from gemmaspec.runtime.cache import OVERLAY_SECONDS, Cache, Stored, brief, gist, received, reduce_pod, store
+from gemmaspec.runtime.cache import (
+    OVERLAY_SECONDS,
+    Cache,
+    Stored,
+    gist,
+    received,
+    reduce_pod,
+    store,
+    watched,
+)
 
 KEY = ("ns", "one")
 
@@ -157,8 +166,9 @@ def test_what_travels_through_kopf_is_what_is_stored(kind: str) -> None:
     body["metadata"]["managedFields"] = [
         {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
     ]
-    travelling = json.loads(json.dumps(brief(kind, body)))
+    travelling = json.loads(json.dumps(watched(kind, body)))
     assert received(kind, travelling) == store(kind, body)
+    assert gist(received(kind, travelling)) == gist(store(kind, body))
     assert {"managedFields", "annotations"}.isdisjoint(travelling["metadata"])
 
 
@@ -184,8 +194,9 @@ def test_a_pod_travels_as_far_as_it_is_reduced() -> None:
         "spec": {"nodeName": "box", "containers": [container], "volumes": [{}]},
         "status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
     }
-    travelling = brief("Pod", body)
+    travelling = json.loads(json.dumps(watched("Pod", body)))
     assert reduce_pod(travelling) == reduce_pod(body)
+    assert gist(reduce_pod(travelling)) == gist(reduce_pod(body))
     assert reduce_pod(body).port == 9
     assert "volumes" not in travelling["spec"]
 
@@ -215,14 +226,14 @@ def test_an_event_that_tells_nothing_new_is_known_as_one() -> None:
     watch = Watch()
 
     def shown(version: int, **more: Any) -> bool:
-        return watch.cache.seen("u1", gist("Deployment", brief("Deployment", child(version, **more))))
+        return watch.cache.seen("u1", gist(store("Deployment", child(version, **more))))
 
     spec = {"replicas": 1}
     assert shown(5, spec=spec)
     assert not shown(6, spec=spec, status={"replicas": 1, "conditions": [{"type": "Available", "status": "True"}]})
     counted = child(7, spec=spec)
     counted["metadata"]["annotations"] = {"deployment.kubernetes.io/revision": "1"}
-    assert watch.cache.seen("u1", gist("Deployment", brief("Deployment", counted))), "there were no annotations"
+    assert watch.cache.seen("u1", gist(store("Deployment", counted))), "there were no annotations"
     assert shown(8, spec={"replicas": 2})
     refused = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "no"}]}
     assert shown(9, spec={"replicas": 2}, status=refused)

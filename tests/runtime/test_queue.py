@@ -173,3 +173,14 @@ async def test_no_two_workers_run_one_resource(workers: int) -> None:
         assert not task.done(), task
         task.cancel()
     assert len(passes) == 5
+
+
+async def test_a_queue_that_is_held_gives_nothing_out() -> None:
+    queue = WakeQueue()
+    queue.hold()
+    queue.wake(("ns", "one"))
+    taking = asyncio.create_task(queue.take())
+    await asyncio.sleep(0.01)
+    assert not taking.done()
+    queue.release()
+    assert await asyncio.wait_for(taking, 5) == ("ns", "one")

@@ -12,8 +12,9 @@ import aiohttp
 from aiohttp import web
 from kopf._cogs.clients.api import iter_jsonlines
 
-from gemmaspec.runtime.watching import Listed, Lists, Reduce, session
+from gemmaspec.runtime.watching import Listed, Lists, Reduction, session
 
+NOTHING = Reduction({}, lambda *_: None, lambda _, body: body)
 PODS = "/api/v1/namespaces/llm/pods"
 
 
@@ -56,7 +57,9 @@ def test_other_answers_are_not_lists() -> None:
 
 @asynccontextmanager
 async def ours_at(
-    serve: Callable[[web.Request], Awaitable[web.StreamResponse]], reduce: Reduce, listed: Listed = lambda *_: None
+    serve: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    reduction: Reduction,
+    listed: Listed = lambda *_: None,
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """Our session, and the address of a real HTTP server that answers like this."""
     application = web.Application()
@@ -65,7 +68,7 @@ async def ours_at(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    async with session(ssl.create_default_context(), {}, listed, reduce) as ours:
+    async with session(ssl.create_default_context(), {}, listed, reduction) as ours:
         yield ours, f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
 
@@ -80,7 +83,7 @@ async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired
         return web.json_response({"metadata": {"resourceVersion": "3"}, "items": None})
 
     told: list[Any] = []
-    async with ours_at(serve, lambda _, body: body, lambda *what: told.append(what)) as (ours, at):
+    async with ours_at(serve, NOTHING, lambda *what: told.append(what)) as (ours, at):
         async with ours.get(f"{at}/api/v1/configmaps") as response:
             assert (await response.json())["items"] == [], "kopf iterates over them"
         async with ours.get(f"{at}/api/v1/configmaps?watch=true") as response:
@@ -112,10 +115,17 @@ async def test_events_and_lists_are_reduced_and_what_carries_no_object_is_not() 
             await response.write(raw[start : start + 30_000])
         return response
 
-    async with ours_at(serve, lambda plural, body: {"uid": body["metadata"]["uid"], "of": plural}) as (ours, at):
+    taken: list[tuple[str, str]] = []
+    reduction = Reduction(
+        {"pods": "Pod"},
+        lambda kind, body: taken.append((kind, body["metadata"]["uid"])),
+        lambda kind, body: {"uid": body["metadata"]["uid"], "watched": kind},
+    )
+    async with ours_at(serve, reduction) as (ours, at):
         async with ours.get(f"{at}/api/v1/pods") as response:
-            assert (await response.json())["items"] == [{"uid": "a", "of": "pods"}]
+            assert (await response.json())["items"] == [], "kopf would hold each in a task of its own"
+            assert taken == [("Pod", "a")]
         async with ours.get(f"{at}/api/v1/pods?watch=true") as response:
             lines = [line async for line in iter_jsonlines(response.content)]
-    seen = {"type": "ADDED", "object": {"uid": "a", "of": "pods"}}
+    seen = {"type": "ADDED", "object": {"uid": "a", "watched": "Pod"}}
     assert [json.loads(line) for line in lines] == [seen, *events[1:3], seen]

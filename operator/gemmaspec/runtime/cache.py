@@ -6,6 +6,7 @@ judge on a status that it has already replaced: answers to our own writes stand 
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
 from base64 import b64decode, b64encode
@@ -66,40 +67,39 @@ def store(kind: str, body: Mapping[str, Any]) -> Stored:
     return _stored(kind, body["metadata"], _unplanned(kind, body), _packed(kind, body))
 
 
-def brief(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """An object of the API as it travels through kopf, which at a start holds everything at once: in a tenth of the
-    memory. Its metadata in the open as far as they are read, the rest packed; a pod reduced.
+def watched(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of a watch as it travels through kopf, which parses it once more: metadata in the open as far as they
+    are read, the rest packed; a pod reduced.
     """
     metadata = {key: body["metadata"][key] for key in _OPEN if key in body["metadata"]}
     known = {key: body[key] for key in ("apiVersion", "kind") if key in body}
     if kind == "Pod":
         spec = body.get("spec", {})
         containers = [{"name": one["name"], "ports": one.get("ports", ())} for one in spec.get("containers", ())]
-        metadata |= {
-            key: body["metadata"][key] for key in ("annotations", "creationTimestamp") if key in body["metadata"]
-        }
-        spec = {"nodeName": spec.get("nodeName"), "containers": containers}
-        return {**known, "metadata": metadata, "spec": spec, "status": body.get("status", {})}
+        reduced = {"nodeName": spec.get("nodeName"), "containers": containers}
+        return {**known, "metadata": metadata, "spec": reduced, "status": body.get("status", {})}
+    metadata.pop("annotations", None)
     packed = b64encode(_packed(kind, body)).decode()
     return {**known, "metadata": metadata, "unplanned": _unplanned(kind, body), "packed": packed}
 
 
 def received(kind: str, body: Mapping[str, Any]) -> Stored:
-    """What :func:`brief` made, as it is kept."""
+    """What is kept of an object that travelled; a pod that did is reduced as any other."""
     unplanned = tuple(tuple(path) for path in body["unplanned"])
     return _stored(kind, body["metadata"], unplanned, b64decode(body["packed"]))
 
 
+def gist(kept: Stored | Pod) -> int:
+    """Equal where nothing that is kept of an object has changed, the resource version apart."""
+    return hash(kept) if isinstance(kept, Pod) else hash((kept.packed, kept.unplanned))
+
+
 _COUNTED: Final = "deployment.kubernetes.io/revision"
-# Metadata that kopf, the handlers and the labels' filter read.
-_OPEN: Final = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences", "deletionTimestamp")
-
-
-def gist(kind: str, body: Mapping[str, Any]) -> int:
-    """Of what :func:`brief` made: equal where nothing that is kept has changed, the resource version apart."""
-    if kind == "Pod":
-        return hash(reduce_pod(body))
-    return hash((body["packed"], *map(tuple, body["unplanned"])))
+# Metadata that kopf and the handlers read.
+_OPEN: Final = (
+    *("name", "namespace", "uid", "resourceVersion", "deletionTimestamp"),
+    *("labels", "ownerReferences", "annotations", "creationTimestamp"),
+)
 
 
 def _stored(kind: str, metadata: Mapping[str, Any], unplanned: tuple[tuple[str, ...], ...], packed: bytes) -> Stored:
@@ -107,12 +107,12 @@ def _stored(kind: str, metadata: Mapping[str, Any], unplanned: tuple[tuple[str, 
     owner = controller_of(body)
     return Stored(
         kind=kind,
-        namespace=metadata["namespace"],
+        namespace=sys.intern(metadata["namespace"]),
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=str(metadata.get("resourceVersion", "")),
-        owner_name=owner_of(body),
-        owner_uid=owner["uid"] if owner else None,
+        owner_name=sys.intern(owner_of(body)),
+        owner_uid=sys.intern(owner["uid"]) if owner else None,
         unplanned=unplanned,
         packed=packed,
     )

@@ -1,9 +1,10 @@
-"""kopf's side: indices as cache, events as wake-up calls. Nothing here decides, and nothing here writes.
+"""kopf's side: lists and watches fill the shelves, events wake. Nothing here decides, and nothing here writes.
 
 Handlers are coroutines that never wait: kopf runs plain functions in threads, at three times the price.
 
-Only ``index`` and ``on.event`` are used: measured on kopf 1.45.2 they leave no annotation, no finalizer and no
-patch on the resource, so that it stays deletable while the operator is down.
+Only ``on.event`` is used: measured on kopf 1.45.2 it leaves no annotation, no finalizer and no patch on the resource,
+so that it stays deletable while the operator is down. What is listed goes to the shelves at once, and past kopf
+(ADR 18).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -23,18 +24,19 @@ from gemmaspec.adapters.files import LIVE_ENTRIES, engine_files
 from gemmaspec.api import identity
 from gemmaspec.core import names
 from gemmaspec.core.live import token
+from gemmaspec.core.observation import Pod
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
 from gemmaspec.runtime import metrics, watching
-from gemmaspec.runtime.cache import Cache, Stored, brief, gist, owner_of, received, reduce_pod
+from gemmaspec.runtime.cache import Cache, Stored, gist, received, reduce_pod, store, watched
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
+from gemmaspec.runtime.shelf import Shelf
 from gemmaspec.runtime.worker import Worker
 
 log = logging.getLogger("gemmaspec")
 
-OURS = {names.MANAGED_BY: names.FIELD_MANAGER}
 CHILDREN = (
     ("", "v1", "serviceaccounts", "ServiceAccount"),
     ("", "v1", "services", "Service"),
@@ -44,6 +46,7 @@ CHILDREN = (
 )
 PODS = ("", "v1", "pods")
 KINDS = {identity.PLURAL: identity.KIND, "pods": "Pod"} | {plural: kind for _, _, plural, kind in CHILDREN}
+ANY = "*"
 DEFINITION_RETRY_SECONDS = 2.0
 # Less than a pod's grace of 30 seconds.
 SHUTDOWN_SECONDS = 15.0
@@ -55,15 +58,19 @@ class Operator:
     def __init__(self, options: Options) -> None:
         self._options = options
         self.queue = WakeQueue()
-        self.cache: Cache | None = None
+        self.queue.hold()
+        self._resources: Shelf[Stored] = Shelf()
+        self._children: Shelf[Stored] = Shelf()
+        self._pods: Shelf[Pod] = Shelf()
+        self._unlisted = unlisted(options.namespaces)
+        self.cache = Cache(self._resources, self._children, self._pods)
         self._cluster: Cluster | None = None
         self._engines = Engines()
         self._tasks: list[asyncio.Task[None]] = []
         self._scraper: Scraper | None = None
 
-    async def start(self, resources: Any, children: Any, pods: Any) -> None:
-        """Connect, and start the workers; they wait until a handler wakes a resource, after the indices are full."""
-        self.cache = Cache(resources, children, pods)
+    async def start(self) -> None:
+        """Connect, and start the workers; they wait until everything has been listed."""
         self._cluster = await Cluster.connect()
         await self._wait_for_definition(self._cluster)
         scraper = Scraper(
@@ -106,31 +113,49 @@ class Operator:
     def listed(self, plural: str, namespace: str, uids: frozenset[str], version: str) -> None:
         """A whole list has come: what vanished while no watch ran is found by its absence."""
         kind = KINDS.get(plural)
-        if kind is None or self.cache is None:
+        if kind is None:
             return
         for key in self.cache.listed(kind, namespace, uids, version):
             self.queue.wake(key)
+        self._unlisted -= {(plural, namespace), (plural, ANY)}
+        if not self._unlisted:
+            self.queue.release()
 
-    def changed(self, kind: str, event: kopf.RawEvent, body: kopf.Body, key: Key) -> None:
-        """An event of any kind that is cached has come: wake the resource, where it tells anything new."""
-        metadata = body["metadata"]
-        if self.cache is None:
+    def on_list(self, kind: str, body: Mapping[str, Any]) -> None:
+        """An object stands in a list."""
+        self._tell(kind, body["metadata"], reduce_pod(body) if kind == "Pod" else store(kind, body), _of_pod(body))
+
+    def on_event(self, kind: str, event: kopf.RawEvent, body: kopf.Body) -> None:
+        """A watch tells of an object."""
+        metadata, owner = body["metadata"], _of_pod(body)
+        kept = reduce_pod(body) if kind == "Pod" else received(kind, body)
+        if event["type"] != "DELETED":
+            self._tell(kind, metadata, kept, owner)
             return
-        if event["type"] == "DELETED":
-            self.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+        self._shelf(kind).remove(metadata["uid"])
+        self.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+        self.queue.wake(owner if isinstance(kept, Pod) else _key(kind, kept))
+
+    def _tell(self, kind: str, metadata: Mapping[str, Any], kept: Stored | Pod, owner: Key) -> None:
+        """Keep what was told, and wake the resource where it is anything new."""
+        key = owner if isinstance(kept, Pod) else _key(kind, kept)
+        version = str(metadata.get("resourceVersion", ""))
+        order = int(version) if version.isdigit() else 0
+        if self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept)):
             self.queue.wake(key)
-        elif self.cache.seen(metadata["uid"], gist(kind, body)):
-            self.queue.wake(key)
+
+    def _shelf(self, kind: str) -> Shelf[Any]:
+        if kind == "Pod":
+            return self._pods
+        return self._resources if kind == identity.KIND else self._children
 
     def _token(self, key: Key) -> str:
         """Token of the agents of a resource; empty without an operator's key."""
-        assert self.cache is not None
         resource = self.cache.resource(*key)
         return token(self._options.key, resource.owner.uid) if resource and self._options.key else ""
 
     def _window(self, key: Key) -> float:
         """How far back evidence is taken from, where the spec itself says so; seconds."""
-        assert self.cache is not None
         resource = self.cache.resource(*key)
         speculative = (resource.spec.get("speculative") or {}) if resource else {}
         return float((speculative.get("control") or {}).get("windowSeconds") or 0)
@@ -140,18 +165,16 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
     """kopf's registry with our handlers bound to ``operator``."""
     found = kopf.OperatorRegistry()
     _lifecycle(found, operator)
-    _resources(found, operator)
-    for group, version, plural, kind in CHILDREN:
-        _child(found, operator, (group, version, plural), kind)
-    _pods(found, operator)
+    for where in ((identity.GROUP, identity.VERSION, identity.PLURAL), *(child[:3] for child in CHILDREN), PODS):
+        _watch(found, operator, where)
     return found
 
 
 def _lifecycle(found: kopf.OperatorRegistry, operator: Operator) -> None:
     @kopf.on.startup(registry=found)
-    async def startup(settings: kopf.OperatorSettings, **indices: Any) -> None:
+    async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
-        await operator.start(indices["resources"], indices["children"], indices["pods"])
+        await operator.start()
 
     @kopf.on.cleanup(registry=found)
     async def cleanup(**_: Any) -> None:
@@ -171,7 +194,7 @@ def _lifecycle(found: kopf.OperatorRegistry, operator: Operator) -> None:
                 found.as_ssl_context(),
                 found.as_http_headers(),
                 operator.listed,
-                reduced,
+                watching.Reduction(KINDS, operator.on_list, watched),
                 found.proxy_url,
                 found.trust_env,
             ),
@@ -189,7 +212,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
     settings.watching.connect_timeout = 10.0
-    settings.watching.chunk_size = 500  # a list of thousands is never in memory as a whole
+    settings.watching.chunk_size = 200  # a list of thousands is never in memory as a whole
     settings.watching.server_timeout = 600  # an integer: the API server refuses 600.0
     settings.networking.connect_timeout = 10.0
     settings.networking.request_timeout = 60.0
@@ -230,50 +253,31 @@ class NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def _resources(found: kopf.OperatorRegistry, operator: Operator) -> None:
-    where = (identity.GROUP, identity.VERSION, identity.PLURAL)
+def _watch(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, str, str]) -> None:
+    kind = KINDS[where[2]]
 
-    @kopf.index(*where, id="resources", registry=found)
-    async def resources(body: kopf.Body, **_: Any) -> dict[Key, Stored]:
-        stored = received(identity.KIND, body)
-        return {(stored.namespace, stored.name): stored}
-
-    @kopf.on.event(*where, registry=found)
-    async def resource_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        metadata = body["metadata"]
-        operator.changed(identity.KIND, event, body, (metadata["namespace"], metadata["name"]))
+    @kopf.on.event(*where, registry=found, id=f"changed-{where[2]}")
+    async def changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        operator.on_event(kind, event, body)
 
 
-def _child(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, str, str], kind: str) -> None:
-    @kopf.index(*where, id="children", labels=OURS, registry=found)
-    async def children(body: kopf.Body, **_: Any) -> dict[Key, Stored]:
-        stored = received(kind, body)
-        return {(stored.namespace, stored.owner_name): stored}
-
-    @kopf.on.event(*where, labels=OURS, registry=found, id=f"changed-{where[2]}")
-    async def child_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        operator.changed(kind, event, body, (body["metadata"]["namespace"], owner_of(body)))
+def unlisted(namespaces: Sequence[str]) -> set[tuple[str, str]]:
+    """The lists that must come before anything is decided: plural and namespace, "" for the cluster. With patterns
+    of namespaces nobody knows how many there will be: the first list of each kind must do.
+    """
+    patterns = any(not name.replace("-", "").isalnum() for name in namespaces)
+    return {(plural, where) for plural in KINDS for where in ([ANY] if patterns else namespaces or [""])}
 
 
-def _pods(found: kopf.OperatorRegistry, operator: Operator) -> None:
-    @kopf.index(*PODS, id="pods", labels=OURS, registry=found)
-    async def pods(body: kopf.Body, **_: Any) -> dict[Key, Any]:
-        return {_of_pod(body): reduce_pod(body)}
-
-    @kopf.on.event(*PODS, labels=OURS, registry=found, id="changed-pods")
-    async def pod_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        operator.changed("Pod", event, body, _of_pod(body))
+def _key(kind: str, stored: Stored) -> Key:
+    """Key of the resource that the object is, or belongs to."""
+    return stored.namespace, stored.name if kind == identity.KIND else stored.owner_name
 
 
-def _of_pod(body: kopf.Body) -> Key:
+def _of_pod(body: Mapping[str, Any]) -> Key:
     """Key of the resource whose engine the pod is."""
     metadata = body["metadata"]
     return metadata["namespace"], metadata.get("labels", {}).get(names.OWNER_LABEL, "")
-
-
-def reduced(plural: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An object that kopf lists or watches, as far as it is needed."""
-    return brief(KINDS[plural], body) if plural in KINDS else body
 
 
 async def run(options: Options) -> None:

@@ -23,9 +23,19 @@ class WakeQueue:
         self._failures: dict[Key, int] = {}
         self._resting: set[Key] = set()
         self._signal = asyncio.Event()
+        self._held = False
 
     def __len__(self) -> int:
         return len(self._ready)
+
+    def hold(self) -> None:
+        """Give out no key until ``release``: not all is known yet."""
+        self._held = True
+
+    def release(self) -> None:
+        """Give out keys."""
+        self._held = False
+        self._signal.set()
 
     def wake(self, key: Key) -> None:
         """Ask for a pass; a running one is followed by another. A key that rests is left until its timer."""
@@ -54,7 +64,7 @@ class WakeQueue:
 
     async def take(self) -> Key:
         """The next key; ``done`` or ``failed`` must follow."""
-        while not self._ready:
+        while self._held or not self._ready:
             self._signal.clear()
             await self._signal.wait()
         key = self._ready.popleft()

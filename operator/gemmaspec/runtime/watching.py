@@ -3,8 +3,8 @@
 Of ConfigMaps only their metadata travels: the engine files in one are hundreds of kilobytes, and immutable. In full, a
 thousand of them would be most of the operator's memory. What agents have learnt is read when it is given to one.
 
-kopf parses every event with the standard library, and at a start holds all objects in full until the last list is
-there: 60 KB of Python for each. The session reduces them before kopf sees them.
+kopf parses every event with the standard library, and holds each listed object in a task of its own. The session
+reduces the events before kopf sees them, and what is listed goes past it.
 
 A watch that ended with a 410 is followed by a new list, and kopf does not say which objects vanished in between:
 they would stay in its indices for ever. The session reads the lists that pass through it. A 410 that comes as the
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
@@ -32,15 +33,24 @@ OBJECTS: Final = frozenset({"ADDED", "MODIFIED", "DELETED"})
 METADATA: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 # Called with the plural, the namespace ("" for all), the uids of a whole list, and its resource version.
 Listed = Callable[[str, str, frozenset[str], str], None]
-# Called with the plural and an object; gives what kopf shall see of it.
-Reduce = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What becomes of objects. kinds: those that this is about, by plural. listed: takes an object of a list, of which
+    kopf then sees nothing. watched: gives what kopf sees of one of a watch, which JSON can hold.
+    """
+
+    kinds: Mapping[str, str]
+    listed: Callable[[str, Mapping[str, Any]], None]
+    watched: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
 def session(
     trust: ssl.SSLContext,
     headers: Mapping[str, str],
     listed: Listed,
-    reduce: Reduce,
+    reduction: Reduction,
     proxy: str | None = None,
     trust_env: bool = False,
 ) -> aiohttp.ClientSession:
@@ -50,8 +60,8 @@ def session(
         headers=headers,
         proxy=proxy,
         trust_env=trust_env,
-        middlewares=(metadata_of_config_maps, expired_in_the_stream, _reducing(reduce)),
-        response_class=_answers(Lists(listed), reduce),
+        middlewares=(metadata_of_config_maps, expired_in_the_stream, _reducing(reduction)),
+        response_class=_answers(Lists(listed), reduction),
     )
 
 
@@ -80,11 +90,12 @@ async def expired_in_the_stream(
     return response
 
 
-def _reducing(reduce: Reduce) -> aiohttp.ClientMiddlewareType:
+def _reducing(reduction: Reduction) -> aiohttp.ClientMiddlewareType:
     async def reducing(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         response = await handler(request)
-        if response.status == OK and "watch" in request.url.query:
-            stream = ReducedStream(response.content, partial(reduce, request.url.path.rpartition("/")[2]))
+        kind = reduction.kinds.get(request.url.path.rpartition("/")[2])
+        if kind is not None and response.status == OK and "watch" in request.url.query:
+            stream = ReducedStream(response.content, partial(reduction.watched, kind))
             response.content = cast("aiohttp.StreamReader", stream)
         return response
 
@@ -120,7 +131,7 @@ class ReducedStream:
         return orjson.dumps(event) + b"\n"
 
 
-def _answers(lists: Lists, reduce: Reduce) -> type[aiohttp.ClientResponse]:
+def _answers(lists: Lists, reduction: Reduction) -> type[aiohttp.ClientResponse]:
     class Answer(aiohttp.ClientResponse):
         """An answer whose JSON is parsed by orjson, since lists are long, and looked at."""
 
@@ -128,11 +139,13 @@ def _answers(lists: Lists, reduce: Reduce) -> type[aiohttp.ClientResponse]:
             parsed = orjson.loads(await self.read())
             if isinstance(parsed, dict) and parsed.get("items", ()) is None:
                 parsed["items"] = []  # an empty list of metadata, which kopf can't iterate over
+            kind = reduction.kinds.get(self.url.path.rpartition("/")[2])
+            reduced = isinstance(parsed, dict) and "items" in parsed and kind is not None
+            if reduced:
+                for item in parsed["items"]:
+                    reduction.listed(str(kind), item)
             lists.passed(self.url.path, "continue" in self.url.query, parsed)
-            if isinstance(parsed, dict) and "items" in parsed:
-                plural = self.url.path.rpartition("/")[2]
-                parsed["items"] = [reduce(plural, item) for item in parsed["items"]]
-            return parsed
+            return {**parsed, "items": []} if reduced else parsed
 
     return Answer
 
