@@ -537,11 +537,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "memory",
     ),
-    "selector": ({"nodes": {"accelerator": "CPU", "selector": {"a b": "c"}}}, "a b"),
-    "toleration": (
-        {"nodes": {"accelerator": "CPU", "tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
-        "tolerations",
-    ),
 }
 
 
