@@ -67,8 +67,8 @@ def unmanaged(site: Site) -> Iterator[str]:
     image = site.cluster.load("operator")["operator"]
     kubectl, operator = site.kubectl, site.operator
     kubectl("delete", "deployment", operator.deployment, "-n", operator.namespace, "--wait=true")
-    for kind in ("clusterrolebinding", "clusterrole"):
-        kubectl("delete", kind, operator.deployment)
+    for kind in ("clusterrolebinding", "clusterrole"):  # the operator's rights and its users'
+        kubectl("delete", kind, "-l", "app.kubernetes.io/name=gemmaspec")
     kubectl("delete", "serviceaccount", operator.service_account, "-n", operator.namespace)
     yield image
     install_crd(kubectl)
