@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,25 @@ def test_the_single_file_is_taken(control_plane: ControlPlane, crd: None) -> Non
         "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", str(assemble.SINGLE)
     )
     assert "deployment.apps/gemmaspec-operator" in said
+
+
+def test_the_resource_of_the_notes_is_taken(helm: Helm, control_plane: ControlPlane, crd: None) -> None:
+    """What `helm install` tells to apply next, once a digest stands in it."""
+    said = helm("install", "gemmaspec", str(CHART), "--namespace=gemmaspec-system", "--dry-run=client")
+    (told,) = re.findall(r"<<EOF\n(.*?)\n *EOF\n", said, re.DOTALL)
+    resource = textwrap.dedent(told).replace("sha256:...", "sha256:" + "0" * 64)
+    control_plane.kubectl.apply(resource, "--dry-run=server", "--validate=strict")
+    assert re.search(r"kubectl -n gemmaspec-system rollout status deployment/gemmaspec-operator\n", said)
+
+
+def test_examples_for_artifact_hub_are_taken(control_plane: ControlPlane, crd: None) -> None:
+    """The annotations of the chart: what it installs, and an example of each kind."""
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["annotations"]
+    (kind,) = yaml.safe_load(about["artifacthub.io/crds"])
+    assert kind["name"] in control_plane.kubectl("get", "crd", kind["name"], "-o", "name")
+    examples = yaml.safe_load(about["artifacthub.io/crdsExamples"])
+    assert {example["kind"] for example in examples} == {kind["kind"]}
+    control_plane.kubectl.apply(yaml.safe_dump_all(examples), "--dry-run=server", "--validate=strict")
 
 
 def test_a_release_comes_is_upgraded_and_goes(control_plane: ControlPlane, crd: None, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from testbed.deadline import wait_for
 from tests.integration.scene import Scene
 from tests.integration.stage import ROOT, Stage
 
-# A campaign until all of it has passed.
-pytestmark = [pytest.mark.control_plane, pytest.mark.campaign]
+pytestmark = pytest.mark.control_plane
 
 FROZEN = ROOT / "tests" / "data" / "crd-0.1.0.yaml"
 WRITTEN = ROOT / "tests" / "data" / "resource-0.1.0.yaml"
@@ -85,6 +84,7 @@ def test_the_last_releases_definition_takes_what_is_written_today(scene: Scene, 
     assert stored["model"] == body["spec"]["model"]
 
 
+@pytest.mark.campaign
 def test_an_operator_newer_than_the_definition_says_so_and_waits(scene: Scene, today: dict[str, Any]) -> None:
     older = copy.deepcopy(today)
     status = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
