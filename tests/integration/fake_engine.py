@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -57,7 +58,8 @@ class FakeEngine:
     def reset(self) -> None:
         """The engine's process began anew."""
         self._at = time.monotonic()
-        self._steps = self._tokens = self._seconds = self._drafts = 0.0
+        self._steps = self._tokens = self._seconds = self._drafts = self._served = 0.0
+        self._asked = 0
         self._accepted = [0.0] * self.k
 
     def serve(self, traffic: Traffic) -> None:
@@ -74,10 +76,25 @@ class FakeEngine:
         survivals = self.traffic.survivals(self.k)
         self._steps += steps
         self._tokens += steps * (1 + sum(survivals))
+        self._served += steps * (1 + sum(survivals))
         self._seconds += steps * step
         if self.k:
             self._drafts += steps
             self._accepted = [a + steps * s for a, s in zip(self._accepted, survivals, strict=True)]
+
+    def chat(self, tokens: int) -> None:
+        """Answer one request of this many tokens, in no time: the counters gain what it would have taken."""
+        with self._lock:
+            self._advance()
+            survivals = Traffic(self.traffic.conditional).survivals(self.k)
+            steps = tokens / (1 + sum(survivals))
+            self._steps += steps
+            self._tokens += tokens
+            self._asked += 1
+            self._seconds += steps * STEP_MILLISECONDS * (1 + STEP_SHARE * self.k) / 1000
+            if self.k:
+                self._drafts += steps
+                self._accepted = [a + steps * s for a, s in zip(self._accepted, survivals, strict=True)]
 
     def exposition(self) -> str:
         """The text of /metrics."""
@@ -88,7 +105,7 @@ class FakeEngine:
 
     def _lines(self) -> list[str]:
         labels = 'engine="0",model_name="tiny"'
-        requests = self._tokens // TOKENS_A_REQUEST
+        requests = self._served // TOKENS_A_REQUEST + self._asked
         figures: dict[str, float] = {
             "vllm:num_requests_running": self.traffic.running,
             "vllm:generation_tokens_total": self._tokens,
@@ -175,6 +192,18 @@ class FakeEngines:
                 status, text = engine.reply() if engine else (503, "")
                 body = text.encode()
                 self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                engine = engines.get(self.connection.getsockname()[0])
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                tokens = int(asked["max_tokens"])
+                if engine:
+                    engine.chat(tokens)
+                body = json.dumps({"usage": {"completion_tokens": tokens}}).encode()
+                self.send_response(200 if engine else 503)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -36,7 +36,7 @@ subjects: [{{kind: User, name: {user}, apiGroup: rbac.authorization.k8s.io}}]
 
 def role() -> str:
     """The role as the documentation gives it."""
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/plugin.md").read_text(encoding="utf-8"), re.DOTALL)
+    text, *_ = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/plugin.md").read_text(encoding="utf-8"), re.DOTALL)
     return str(text)
 
 
@@ -124,6 +124,15 @@ def test_a_user_without_rights_is_told_what_to_ask_for(plane: ControlPlane) -> N
     assert result.exit_code == 1
     assert 'User "stranger" cannot get' in result.stderr
     assert "docs/plugin.md has a role" in result.stderr
+
+
+def test_who_may_only_look_is_told_what_set_k_needs(plane: ControlPlane) -> None:
+    result = run(plane, "viewer", "set-k", "gemma4-31b", "0", "--for", "10m", "--yes", "-n", NAMESPACE)
+    assert result.exit_code == 1
+    assert 'User "viewer" cannot patch' in result.stderr
+    assert "docs/plugin.md has a role" in result.stderr
+    resource = plane.kubectl.json("get", "gsd", "gemma4-31b", "-n", NAMESPACE)
+    assert "gemmaspec.io/hold-k" not in resource["metadata"].get("annotations", {})
 
 
 def test_a_name_that_is_not_there(plane: ControlPlane) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,6 +164,48 @@ def test_an_idle_engine_is_held_and_the_good_one_remembered(running: Scene) -> N
     running.until(lambda: running.status()["lastGoodRevision"] == held["revision"], "what traffic decides", 60)
 
 
+def test_a_canary_that_is_held_is_neither_settled_nor_stalled(running: Scene) -> None:
+    good = proved(running, replicas=2)
+    running.kubelet.traffic = Traffic(running=0)
+    asked = {"replicas": 2, "model": OTHER}
+    running.apply(**asked, rollout=rollout({"timeoutSeconds": 1, "onInconclusive": "Hold"}))
+    running.until(lambda: running.is_condition("Reconciling", "True", "Inconclusive"), "held", 30)
+    assert running.is_condition("Ready", "True", "Serving")
+    assert running.is_condition("Stalled", "False")
+    assert (len(of(running, "/models/other")), running.status()["lastGoodRevision"]) == (1, good["revision"])
+    running.quiet()
+    running.apply(**asked, rollout=rollout({"timeoutSeconds": 1, "onInconclusive": "Promote"}))
+    assert running.wait_converged(60)["lastGoodRevision"] != good["revision"], "the way out that the docs name"
+
+
+WARM = {"timeoutSeconds": 600, "onInconclusive": "Hold", "warmUp": "WhenIdle"}
+
+
+@pytest.mark.parametrize(("accepts", "reason"), [(GOOD, ""), (LESS, "AcceptanceWorse")])
+def test_an_idle_box_is_judged_by_warm_up_alone(running: Scene, accepts: Traffic, reason: str) -> None:
+    """Nobody asks anything, before or after: what the prompts show of both revisions decides."""
+    asked = {"replicas": 2, "rollout": rollout(WARM)}
+    running.kubelet.traffic = replace(GOOD, running=0)
+    running.apply(**asked)
+    running.wait_converged()
+    running.until(lambda: running.status().get("warmUp", {}).get("requests", 0) >= 12, "the good one's", 90)
+    running.quiet()
+    good = running.status()
+    assert "acceptance" not in good, "warm-up is no traffic"
+    assert "throughput" not in good
+    running.kubelet.traffic = replace(accepts, running=0)
+    running.apply(**asked, model=OTHER)
+    if reason:
+        status = returned(running, reason, 120)
+        assert status["revision"] == good["revision"]
+        assert status["warmUp"] == good["warmUp"], "what is known of the good one is back"
+        assert "warm-up prompts" in running.condition("RolledBack")["message"]
+    else:
+        running.until(lambda: running.status()["lastGoodRevision"] != good["revision"], "taken", 120)
+        assert "warm-up prompts" in running.condition("RolledBack")["message"]
+        assert running.wait_converged(60)["warmUp"]["revision"] == running.status()["revision"]
+
+
 def test_all_at_once_takes_every_box_and_gives_every_box_back(running: Scene) -> None:
     good = proved(running, replicas=3)
     running.kubelet.script = never_ready
@@ -181,8 +223,12 @@ def test_earlier_revisions_are_kept_up_to_the_limit(running: Scene) -> None:
         running.apply(model={"target": f"/models/m{i}"}, rollout=rollout(revisionHistoryLimit=1))
         names.append(f"{NAME}-{running.wait_converged()['revision']}")
         running.until(lambda: running.status()["lastGoodRevision"] in names[-1], "the good one", 10)
-        time.sleep(1.1)  # ages of revisions are told apart by their Deployments' creation, in whole seconds
     running.until(lambda: set(running.deployments()) == set(names[-2:]), "pruning", 10)
     assert running.deployments()[names[-2]] == 0
     kept = {name for plural, name in running.children() if plural == "configmaps"}
     assert kept == set(names[-2:])
+    running.apply(model={"target": "/models/m2"}, rollout=rollout(revisionHistoryLimit=1))
+    assert running.wait_converged()["revision"] in names[-2]
+    running.apply(model={"target": "/models/m9"}, rollout=rollout(revisionHistoryLimit=1))
+    last = f"{NAME}-{running.wait_converged()['revision']}"
+    running.until(lambda: set(running.deployments()) == {names[-2], last}, "the one used last is kept", 10)
