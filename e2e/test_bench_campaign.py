@@ -132,6 +132,34 @@ def _stands_as_before(swept: Swept) -> None:
     assert healthy["status"] != "False", healthy
 
 
+def test_the_spec_asks_for_one_and_gets_one(swept: Swept) -> None:
+    """A Job without rights measures, the status tells, the ConfigMap holds it all, and nothing runs twice."""
+    text = swept.prompts.read_text()
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}, "data": {"prompts.yaml": text}}
+    swept.site.kubectl.apply(json.dumps(body), "-n", NAMESPACE)
+    prompts = {"name": "prompts", "key": "prompts.yaml"}
+    asked = {"request": "first", "prompts": prompts, "concurrency": [1, 4], "runs": 2, "tokens": 64}
+    patch = json.dumps({"spec": {"benchmark": asked}})
+    swept.resource.kubectl("patch", "gsd", NAME, "--type=merge", "-p", patch)
+    ended = ("Done", "Failed", "Refused")
+    found = swept.resource.wait(
+        lambda now: (now["status"].get("benchmark") or {}).get("phase") in ended, "its end", 600
+    )
+    told = found["status"]["benchmark"]
+    print(json.dumps(told, indent=1))
+    assert told["phase"] == "Done", told
+    assert told["schedule"]
+    stored = swept.resource.json("get", "configmap", told["job"])
+    result = parse(stored["data"]["bench.json"])
+    assert len(result.runs) == len(GRID) * 2 * 3 * 2
+    wait_for(lambda: not swept.resource.json("get", "jobs")["items"], "the Job gone", 120)
+    assert swept.same_engine()
+    _stands_as_before(swept)
+    time.sleep(10)  # what must not happen is looked for: the same request again
+    assert not swept.resource.json("get", "jobs")["items"]
+    assert swept.resource.status()["benchmark"] == told
+
+
 def test_a_killed_sweep_leaves_k_for_a_minute_at_most(swept: Swept) -> None:
     process = subprocess.Popen(
         swept.command("--ks", "0,4", "--concurrency", "1", "--tokens", "512", "--runs", "20"),

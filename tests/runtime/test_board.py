@@ -49,6 +49,9 @@ class Told:
     def samples(self, pods: Sequence[Pod]) -> dict[str, Sequence[Sample]]:
         return {pod.uid: self.known for pod in pods} if self.known else {}
 
+    def wishes(self, pods: object) -> tuple[object, ...]:
+        return ()
+
     def reports(self, pods: Sequence[Pod]) -> dict[str, Sequence[Report]]:
         return {pod.uid: self.said for pod in pods}
 

@@ -222,6 +222,9 @@ class FakeScraper:
         self.warmed: dict[str, WarmUp] = {}
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
 
+    def wishes(self, pods: object) -> tuple[object, ...]:
+        return ()
+
     def reports(self, pods: object) -> dict[str, tuple[object, ...]]:
         return {}
 

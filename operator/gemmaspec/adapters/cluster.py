@@ -7,6 +7,7 @@ resources).
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ COLLECTIONS: Final[Mapping[str, str]] = {
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "Event": "/api/v1/namespaces/{namespace}/events",
     identity.KIND: f"/apis/{identity.GROUP}/{identity.VERSION}/namespaces/{{namespace}}/{identity.PLURAL}",
 }
@@ -300,6 +302,20 @@ class Cluster:
                 yield response.content
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ApiFailure(0, f"the stream broke off: {type(error).__name__}: {error}") from error
+
+
+async def own_image(cluster: Cluster) -> str:
+    """The image of the pod that this process runs in; empty outside of one, and where one may not look."""
+    if not POD_NAMESPACE.is_file():
+        return ""
+    namespace, pod = POD_NAMESPACE.read_text(encoding="utf-8").strip(), os.environ.get("HOSTNAME", "")
+    query = {"fieldSelector": f"metadata.name={pod}"}
+    try:
+        pods = (await cluster.get(f"/api/v1/namespaces/{namespace}/pods", query)).get("items", ())
+    except ApiFailure:
+        return ""
+    containers = pods[0]["spec"]["containers"] if pods else ()
+    return str(containers[0]["image"]) if containers else ""
 
 
 def is_undeclared(failure: ApiFailure) -> bool:

@@ -13,13 +13,15 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from gemmaspec.core.agent import Report, Wanted
-from gemmaspec.core.observation import Sample
+from gemmaspec.core.observation import Sample, Wish
 
 SCRAPE_SECONDS = 4.0
 # One short answer of a large model on a slow box.
 ANSWER_SECONDS = 120.0
 # An engine's /metrics is some 100 KB; more than this is not an engine.
 MOST_BYTES = 4 * 1024 * 1024
+# A benchmark asks for a minute and renews it.
+MOST_HOLD_SECONDS = 120.0
 # The schema takes K up to 32; a larger position is no engine's.
 MOST_POSITIONS = 256
 
@@ -174,6 +176,24 @@ class Engines:
             raise ScrapeError(f"{type(error).__name__}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ScrapeError(f"no answer of a chat: {type(error).__name__}: {error}") from error
+
+    async def wish(self, ip: str, port: int, now: float) -> Wish:
+        """What the benchmark at ``ip`` wants, with its result where it has one. Raises ScrapeError."""
+        try:
+            told = json.loads(await self._get(ip, port, "/wish"))
+            summary = told.get("summary")
+            result = (await self._get(ip, port, "/result")).decode() if summary is not None else ""
+            return Wish(
+                time=now,
+                number=int(told["number"]),
+                k=None if told["k"] is None else int(told["k"]),
+                seconds=min(float(told["seconds"]), MOST_HOLD_SECONDS),
+                failure=str(told.get("failure") or "")[:1024],
+                summary=None if summary is None else dict(summary),
+                result=result,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ScrapeError(f"no benchmark's wish: {error}") from error
 
     async def _put(self, ip: str, port: int, path: str, token: str, body: str) -> None:
         url = f"http://{_host(ip)}:{port}{path}"

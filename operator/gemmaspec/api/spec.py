@@ -725,6 +725,49 @@ class Service(Model):
     )
 
 
+class BenchmarkMethod(StrEnum):
+    """Which prompts a benchmark measures with."""
+
+    SOURCES = "Sources"
+    LLAMA_BENCHY = "LlamaBenchy"
+    BOTH = "Both"
+
+
+class Benchmark(Model):
+    """A benchmark of every K, made once by a Job, on one engine that goes on serving."""
+
+    request: Word = Field(
+        description="A word of your choice, such as a date. Another word asks for another benchmark; none runs twice."
+    )
+    method: BenchmarkMethod | None = Field(
+        None,
+        description="`Sources` (default): Japanese and English financial analysis and Python code; `LlamaBenchy`: "
+        "pp2048 and tg128 at depth 0, 4096 and 8192; `Both`.",
+    )
+    prompts: ConfigMapKeyRef | None = Field(
+        None, description="Prompts of your own instead: a key of a ConfigMap that holds YAML, name: text."
+    )
+    concurrency: Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1, max_length=8)] | None = Field(
+        None,
+        description="Requests at once. Default 1, 4 and 8.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    ks: Annotated[list[Annotated[int, Field(ge=0, le=MAX_K)]], Field(min_length=1, max_length=16)] | None = Field(
+        None,
+        description="Values of K, as far as the engine was started for them; 0 is always among them. Default 0, 1, 2, "
+        "4 and 8.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    runs: Annotated[int, Field(ge=1, le=20)] | None = Field(None, description="Runs of each measurement. Default 3.")
+    tokens: Annotated[int, Field(ge=2, le=32_768)] | None = Field(
+        None, description="Tokens of each answer. Default 600."
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="Of sampling. Default 0.7.")
+    deadline_seconds: Annotated[int, Field(ge=60, le=172_800)] | None = Field(
+        None, description="After so long it is given up. Default 14400."
+    )
+
+
 class GemmaSpecDeploySpec(Model):
     """Serve this Gemma 4 target with this drafter on these nodes, with exactly this engine, memory and K."""
 
@@ -744,6 +787,7 @@ class GemmaSpecDeploySpec(Model):
         default_factory=lambda: Rollout(drain_seconds=30, startup_seconds=3600, max_restarts=3),
         description="Start, stop and replacement of engines.",
     )
+    benchmark: Benchmark | None = Field(None, description="Measure every K once, and recommend one.")
     service: Service = Field(
         default_factory=lambda: Service(type=ServiceType.CLUSTER_IP), description="How clients reach the engines."
     )

@@ -193,6 +193,30 @@ class EngineStatus(Model):
     recipe: str | None = Field(None, description="Recipe and its version.")
 
 
+class BenchmarkChoice(Model):
+    """The K that a benchmark recommends for a running batch."""
+
+    batch: int = Field(description="Requests that a decode step holds.")
+    k: int = Field(description="K with the most tokens per second, where its gain is sure; else the K of the spec.")
+    gain_percent: float = Field(description="Over the K of the spec.")
+    gain_percent_low: float | None = Field(None, description="Lower end of the gain's 95 % interval.")
+    over_zero_percent: float = Field(description="Over K = 0.")
+
+
+class BenchmarkStatus(Model):
+    """What became of the benchmark that was asked for last."""
+
+    request: str | None = Field(None, description="The spec's word for it.")
+    job: str | None = Field(None, description="Name of its Job, and of the ConfigMap with the whole result.")
+    phase: str | None = Field(None, description="`Waiting`, `Running`, `Done`, `Failed` or `Refused`.")
+    message: Text | None = Field(None, description="What it waits for, recommends, or failed of.")
+    started_at: str | None = Field(None, description="When its Job was made.")
+    finished_at: str | None = Field(None, description="When it ended.")
+    schedule: Annotated[list[BenchmarkChoice], Field(max_length=16)] | None = Field(
+        None, description="The recommendation.", json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+
+
 class GemmaSpecDeployStatus(Model):
     """What the operator saw and did."""
 
@@ -220,6 +244,7 @@ class GemmaSpecDeployStatus(Model):
     throughput: ThroughputStatus | None = Field(None, description="Generation speed.")
     warm_up: WarmUpStatus | None = Field(None, description="What `rollout.analysis.warmUp` measured.")
     control: ControlState | None = Field(None, description="Memory of the rollback machine.")
+    benchmark: BenchmarkStatus | None = Field(None, description="The last benchmark, in short.")
     history: Annotated[list[HistoryEntry], Field(max_length=20)] | None = Field(
         None, description="The last decisions, oldest first.", json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )

@@ -94,26 +94,53 @@ class Annotation:
     async def hold(self, k: int, seconds: float) -> None:
         """See Steering."""
         await self._annotate({hold.ANNOTATION: hold.Hold(k, self._clock() + seconds).text()})
-        await self._until(k)
+        await shows(self._agent, k)
 
     async def release(self) -> None:
         """See Steering."""
         await self._annotate({hold.ANNOTATION: hold.Hold(0, self._clock() - 1).text()})
         try:
-            await self._until(None)
+            await shows(self._agent, None)
         finally:
             await self._annotate({hold.ANNOTATION: None})
 
-    async def _until(self, k: int | None) -> None:
-        """Wait until the agent says so."""
-        ends = time.monotonic() + ACT_SECONDS
-        while reading.held(await self._agent.get("/metrics")) != k:
-            if time.monotonic() > ends:
-                words = "still held" if k is None else f"not {k}"
-                raise Unsteerable(
-                    f"K is {words} {ACT_SECONDS:.0f} s after the operator was asked; `gemmaspec doctor` tells why"
-                )
-            await asyncio.sleep(LOOK_SECONDS)
+
+class Wish:
+    """By a wish that the operator hears (gemmaspec.core.benchmark): a benchmark's pod has no token and no rights.
+
+    Args:
+        agent: to its agent's port, where what is held shows.
+    """
+
+    name = "Live"
+
+    def __init__(self, agent: Transport) -> None:
+        self._agent = agent
+        self.number = 0
+        self.k: int | None = None
+        self.seconds = 0.0
+
+    async def hold(self, k: int, seconds: float) -> None:
+        """See Steering."""
+        self.number, self.k, self.seconds = self.number + 1, k, seconds
+        await shows(self._agent, k)
+
+    async def release(self) -> None:
+        """See Steering."""
+        self.number, self.k, self.seconds = self.number + 1, None, 0.0
+        await shows(self._agent, None)
+
+
+async def shows(agent: Transport, k: int | None) -> None:
+    """Wait until the agent holds ``k``, or none. Raises Unsteerable or Unreached."""
+    ends = time.monotonic() + ACT_SECONDS
+    while reading.held(await agent.get("/metrics")) != k:
+        if time.monotonic() > ends:
+            words = "still held" if k is None else f"not {k}"
+            raise Unsteerable(
+                f"K is {words} {ACT_SECONDS:.0f} s after the operator was asked; `gemmaspec doctor` tells why"
+            )
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 class Edit:

@@ -16,10 +16,13 @@ ACTUATOR_ANNOTATION: Final = f"{identity.GROUP}/actuator"
 SPEC_ANNOTATION: Final = f"{identity.GROUP}/spec"
 LEARNED_ANNOTATION: Final = f"{identity.GROUP}/learned"
 NUMBER_ANNOTATION: Final = f"{identity.GROUP}/revision-number"
+BENCHMARK_LABEL: Final = f"{identity.GROUP}/benchmark"
+BENCHMARK_ANNOTATION: Final = f"{identity.GROUP}/benchmark-result"
 
 ENGINE_CONTAINER: Final = "engine"
 ENGINE_MOUNT: Final = "/etc/gemmaspec/engine"
 PIN_PATH: Final = f"{ENGINE_MOUNT}/pin.json"
+BENCHMARK_CONTAINER: Final = "benchmark"
 PREFLIGHT_CONTAINER: Final = "preflight"
 WEIGHTS_CONTAINER: Final = "weights"
 PATCH_DIR: Final = "/etc/gemmaspec/patches"
@@ -59,6 +62,21 @@ def revision_object(name: str, revision: str) -> str:
 def learned_object(name: str) -> str:
     """Name of the ConfigMap with what the agents have learnt; no revision (a hash) is called so."""
     return f"{name}-learned"
+
+
+def benchmark_object(name: str, mark: str) -> str:
+    """Name of a benchmark's Job and of the ConfigMap with its result."""
+    return f"{name}-bench-{mark}"
+
+
+def benchmark_pods(name: str) -> str:
+    """Under which owner the pods of benchmarks are known, beside the resource's engines; no resource is called so."""
+    return f"{name}/benchmark"
+
+
+def resource_of(key: tuple[str, str]) -> tuple[str, str]:
+    """The resource, by namespace and name, to which what is known under a key belongs."""
+    return key[0], key[1].partition("/")[0]
 
 
 def endpoint(name: str, namespace: str, port: int) -> str:

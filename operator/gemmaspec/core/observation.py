@@ -141,6 +141,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What a benchmark's pod says: the K that it wants, None for none, and since ``time`` for how many seconds.
+
+    summary: its result in short, once it ended; ``failure`` why it could not. result: the whole, as JSON.
+    """
+
+    time: float
+    number: int = 0
+    k: int | None = None
+    seconds: float = 0.0
+    failure: str = ""
+    summary: Mapping[str, Any] | None = None
+    result: str = ""
+
+
+@dataclass(frozen=True)
 class Resource:
     """The custom resource as stored."""
 
@@ -166,6 +182,7 @@ class Observation:
     silent: frozenset[str] = frozenset()  # uids of pods whose agents have not answered for long
     foreign: tuple[Foreign, ...] = ()
     warmups: Mapping[str, WarmUp] = field(default_factory=dict)  # of the engines that live, by pod uid
+    benchmarks: tuple[tuple[Pod, Wish | None], ...] = ()  # pods of benchmarks, and what each last said
 
     def child(self, kind: str, name: str) -> Child | None:
         """The child of this kind and name that belongs to the resource, or None."""
@@ -179,7 +196,12 @@ def pod_from(body: Mapping[str, Any], parse_time: Any) -> Pod:
     """Reduce a pod object; ``parse_time`` turns RFC 3339 text into seconds since the epoch."""
     metadata, status = body["metadata"], body.get("status", {})
     container: Mapping[str, Any] = next(
-        (c for c in status.get("containerStatuses", ()) if c["name"] == names.ENGINE_CONTAINER), {}
+        (
+            c
+            for c in status.get("containerStatuses", ())
+            if c["name"] in (names.ENGINE_CONTAINER, names.BENCHMARK_CONTAINER)
+        ),
+        {},
     )
     state = container.get("state", {})
     conditions = {c["type"]: c for c in status.get("conditions", ())}

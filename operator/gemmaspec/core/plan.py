@@ -28,6 +28,8 @@ from gemmaspec.core.resolve import Resolved
 # collision within a decade has a probability below 1e-2 ppm (birthday bound, 2**40 values).
 REVISION_LENGTH = 10
 GIB = 1024**3
+BENCHMARK_PORT = 8472
+BENCHMARK_SECONDS = 14_400
 # Whose memory the engine takes, in the launcher's words: GB10 shares the host's, other GPUs have their own.
 DEVICES = {Accelerator.GB10: "cuda", Accelerator.ANY: "discrete", Accelerator.CPU: "cpu"}
 
@@ -250,6 +252,78 @@ def learned_config_map(owner: Owner, gist: str) -> dict[str, Any]:
     metadata = _metadata(owner, names.learned_object(owner.name))
     metadata["annotations"] = {names.LEARNED_ANNOTATION: gist}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def benchmark_config_map(owner: Owner, name: str, key: str, text: str, summary: str) -> dict[str, Any]:
+    """A benchmark's whole result, and in short what the status tells of it."""
+    metadata = _metadata(owner, name)
+    metadata["annotations"] = {names.BENCHMARK_ANNOTATION: summary}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {key: text}}
+
+
+def benchmark_job(
+    owner: Owner, resolved: Resolved, name: str, image: str, question: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The Job that measures: the operator's own image, with no rights and no token. Its pod is no engine's: it bears no
+    label by which those are selected.
+    """
+    asked = resolved.spec.benchmark
+    assert asked is not None
+    labels = {names.MANAGED_BY: names.FIELD_MANAGER, names.BENCHMARK_LABEL: owner.name}
+    labels |= {"app.kubernetes.io/name": "gemmaspec-benchmark", "app.kubernetes.io/instance": owner.name}
+    container = {
+        "name": names.BENCHMARK_CONTAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/usr/local/bin/python3", "-m", "gemmaspec.bench"],  # as the Dockerfile starts the operator
+        "env": _benchmark_environment(resolved, question),
+        "ports": [{"name": "wish", "containerPort": BENCHMARK_PORT}],
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    nodes = resolved.spec.nodes
+    tolerations = [entry.model_dump(exclude_none=True) for entry in (nodes.tolerations if nodes else None) or ()]
+    pod = {
+        "serviceAccountName": owner.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        **({"tolerations": tolerations} if tolerations else {}),
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(owner, name),
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": asked.deadline_seconds or BENCHMARK_SECONDS,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _benchmark_environment(resolved: Resolved, question: Mapping[str, Any]) -> list[dict[str, Any]]:
+    asked, key = resolved.spec.benchmark, resolved.spec.service.api_key_secret_ref
+    told = orjson.dumps(question, option=orjson.OPT_SORT_KEYS).decode()
+    found: list[dict[str, Any]] = [{"name": "GEMMASPEC_BENCH", "value": told}]
+    if asked is not None and asked.prompts is not None:
+        reference = {"name": asked.prompts.name, "key": asked.prompts.key}
+        found.append({"name": "GEMMASPEC_BENCH_PROMPTS", "valueFrom": {"configMapKeyRef": reference}})
+    if key is not None:
+        found.append({"name": "OPENAI_API_KEY", "valueFrom": {"secretKeyRef": {"name": key.name, "key": key.key}}})
+    return found
 
 
 def deployment(

@@ -6,12 +6,13 @@ Order matters for crashes. A decision that carries state (K moved, a drafter pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gemmaspec.api import identity
 from gemmaspec.core import (
+    benchmark,
     caches,
     canary,
     control,
@@ -58,6 +59,8 @@ class Settings:
     host_path_prefixes: tuple[str, ...] = ()
     key: bytes = b""
     live_files: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    """The operator's own image; empty where it does not know it."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,8 @@ def _drive(
         return turned(turn, turn.rollout.stable, resolved, observation.now)
     recorded = observation.child("ConfigMap", planned.config["metadata"]["name"]) is not None
     facts = replace(facts, rollout=trial.settled(known, planned, facts, recorded), verdict=verdict)
+    bench = _benchmark(observation, resolved, known, facts, settings)
+    facts = replace(facts, benchmark=bench.status)
     body = status.working(observation, facts)
     reading = _reading(resolved, facts)
     state = memory.load(observation.resource.status)
@@ -254,18 +259,33 @@ def _drive(
     own: tuple[dict[str, Any], ...] = () if kept is not None else (planned.config, numbered(planned.deployment, number))
     if known.on_trial:
         own += _lost_stable(observation, known, settings, max(0, number - 1))
-    actions = () if observation.foreign else tuple(_actions(observation, planned.shared, own, facts, scale))
+    shared = (*planned.shared, *bench.objects)
+    actions = () if observation.foreign else tuple(_actions(observation, shared, own, facts, scale, bench.kept))
     if agent:
         followers = [pod for pod in observation.pods if pod.revision == planned.revision or not known.on_trial]
-        held = None if change.state.fault else hold.read(observation.resource.annotations, observation.now)
-        actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), held))
+        wished = bench.hold or hold.read(observation.resource.annotations, observation.now)
+        wished = None if change.state.fault else wished
+        actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), wished))
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
             actions += tuple(learned.steps(observation, planned.engine, planned.revision))
     wake = _wake(observation, change, verdict, held)
     if trial.waits(resolved, facts.warm):
         actions += _probes(observation, resolved, facts)
         wake = min(wake or WARM_UP_SECONDS, WARM_UP_SECONDS)
+    if benchmark.watches(bench):
+        wake = min(wake or benchmark.LOOK_SECONDS, benchmark.LOOK_SECONDS)
     return Decision(actions=actions, status=body, wake_after=wake, reading=reading)
+
+
+def _benchmark(
+    observation: Observation, resolved: Resolved, known: Rollout, facts: status.Facts, settings: Settings
+) -> benchmark.Step:
+    """What is done about the benchmark that the spec asks for; a rollout comes first."""
+    serving = [pod for pod in facts.pods if pod.ready and pod.live]
+    settled = facts.complete and not known.on_trial and not known.returned
+    pod = min(serving, key=lambda pod: pod.name) if serving and settled else None
+    why = "" if facts.live else facts.why_restart or "the actuator is Restart"
+    return benchmark.step(observation, resolved, benchmark.Place(pod, settings.image, why))
 
 
 def _probes(observation: Observation, resolved: Resolved, facts: status.Facts) -> tuple[Probe, ...]:
@@ -483,6 +503,7 @@ def _actions(
     own: Sequence[Mapping[str, Any]],
     facts: status.Facts,
     scale: rollout.Scale,
+    also: Collection[tuple[str, str]] = (),
 ) -> list[Action]:
     """Everything that brings the children to the plan: shared objects, the revision's, replica counts, pruning."""
     bodies = [*shared, *(_with_replicas(body, scale) if body["kind"] == "Deployment" else body for body in own)]
@@ -490,7 +511,7 @@ def _actions(
     for body in bodies:
         actions += _ensure(observation, body)
     settled = scale.complete and facts.serving >= facts.resolved.spec.replicas
-    kept = {(body["kind"], body["metadata"]["name"]) for body in bodies}
+    kept = {(body["kind"], body["metadata"]["name"]) for body in bodies} | set(also)
     if facts.live:
         kept.add(("ConfigMap", names.learned_object(observation.resource.owner.name)))
     history = trial.remembered(_own(observation), facts)
@@ -513,6 +534,8 @@ def _ensure(observation: Observation, body: Mapping[str, Any]) -> list[Action]:
     child = observation.child(body["kind"], body["metadata"]["name"])
     if child is None:
         return [Create(body)]
+    if body["kind"] == "Job":
+        return []  # what it was made of is history: its engine's address may be another by now
     patch = drift.reset_patch(body, child.unplanned) or drift.ports_patch(body, child.body)
     if patch is not None:
         return [Reset(patch, child)]  # its watch event brings the next pass, which compares values

@@ -56,6 +56,7 @@ class Facts:
     rollout: Rollout
     live: bool = False
     why_restart: str = ""
+    benchmark: Mapping[str, Any] | None = None
     verdict: analysis.Verdict | None = None
     warm: WarmUp | None = None
     asked_k: int | None = None
@@ -137,6 +138,7 @@ def working(observation: Observation, facts: Facts) -> dict[str, Any]:
         history=_history(previous, facts.change, state, observation),
     ).body()
     body |= canary.fields(facts.rollout)
+    body["benchmark"] = None if facts.benchmark is None else dict(facts.benchmark)
     body["conditions"] = conditions(observation, verdicts)
     body["acceptance"] = figures.acceptance(previous.get("acceptance"), facts.recent, observation.now, decided)
     body["warmUp"] = warmup.stored(facts.warm, facts.revision) if facts.warm else None

@@ -18,7 +18,7 @@ from typing import Any
 
 import kopf
 
-from gemmaspec.adapters.cluster import Cluster
+from gemmaspec.adapters.cluster import Cluster, own_image
 from gemmaspec.adapters.engine import Engines
 from gemmaspec.adapters.files import LIVE_ENTRIES, engine_files
 from gemmaspec.api import identity
@@ -43,6 +43,7 @@ CHILDREN = (
     ("", "v1", "configmaps", "ConfigMap"),
     ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
     ("apps", "v1", "deployments", "Deployment"),
+    ("batch", "v1", "jobs", "Job"),
 )
 PODS = ("", "v1", "pods")
 KINDS = {identity.PLURAL: identity.KIND, "pods": "Pod"} | {plural: kind for _, _, plural, kind in CHILDREN}
@@ -83,12 +84,13 @@ class Operator:
             self._options.host_path_prefixes,
             self._options.key,
             engine_files(LIVE_ENTRIES),
+            self._options.image or await own_image(self._cluster),
         )
         worker = Worker(self.queue, self.cache, self._cluster, scraper, settings)
         metrics.QUEUE.set_function(lambda: len(self.queue))
         metrics.show(worker.board)
         jobs = [worker.run() for _ in range(self._options.workers)]
-        self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run()]]
+        self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run(), scraper.follow()]]
 
     async def _wait_for_definition(self, cluster: Cluster) -> None:
         """kopf looks once for what it shall watch: a definition that is installed later would never be served."""
@@ -116,7 +118,7 @@ class Operator:
         if kind is None:
             return
         for key in self.cache.listed(kind, namespace, uids, version):
-            self.queue.wake(key)
+            self.queue.wake(names.resource_of(key))
         self._unlisted -= {(plural, namespace), (plural, ANY)}
         if not self._unlisted:
             self.queue.release()
@@ -134,7 +136,7 @@ class Operator:
             return
         self._shelf(kind).remove(metadata["uid"])
         self.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
-        self.queue.wake(owner if isinstance(kept, Pod) else _key(kind, kept))
+        self.queue.wake(names.resource_of(owner) if isinstance(kept, Pod) else _key(kind, kept))
 
     def _tell(self, kind: str, metadata: Mapping[str, Any], kept: Stored | Pod, owner: Key) -> None:
         """Keep what was told, and wake the resource where it is anything new."""
@@ -142,7 +144,7 @@ class Operator:
         version = str(metadata.get("resourceVersion", ""))
         order = int(version) if version.isdigit() else 0
         if self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept)):
-            self.queue.wake(key)
+            self.queue.wake(names.resource_of(key))
 
     def _shelf(self, kind: str) -> Shelf[Any]:
         if kind == "Pod":
@@ -275,9 +277,11 @@ def _key(kind: str, stored: Stored) -> Key:
 
 
 def _of_pod(body: Mapping[str, Any]) -> Key:
-    """Key of the resource whose engine the pod is."""
+    """Under which key the pod is known: its resource's, where it is an engine; benchmarks' pods have one beside it."""
     metadata = body["metadata"]
-    return metadata["namespace"], metadata.get("labels", {}).get(names.OWNER_LABEL, "")
+    labels = metadata.get("labels") or {}
+    benchmarked = labels.get(names.BENCHMARK_LABEL)
+    return metadata["namespace"], names.benchmark_pods(benchmarked) if benchmarked else labels.get(names.OWNER_LABEL, "")
 
 
 async def run(options: Options) -> None:

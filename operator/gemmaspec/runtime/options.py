@@ -24,7 +24,8 @@ class Options:
     scrape_seconds: time between two scrapes of an engine; half the gap over which counters may be differenced, at
     most, so that one lost scrape does no harm. metrics_port, health_port: 0 for none.
     host_path_prefixes: directories of nodes below which weights may be cached. key: secret from which the tokens of
-    the agents in the engines are made; empty for none, and K is then moved by restart.
+    the agents in the engines are made; empty for none, and K is then moved by restart. image: the operator's own, of
+    which benchmarks are made; empty where its own pod tells.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Options:
     host_path_prefixes: tuple[str, ...] = ()
     log_level: str = "INFO"
     key: bytes = field(default=b"", repr=False)
+    image: str = ""
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Options:
@@ -49,6 +51,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
         health_port=int(_number(source, "GEMMASPEC_HEALTH_PORT", default.health_port, 0, 65535)),
         host_path_prefixes=_prefixes(source.get("GEMMASPEC_HOST_PATH_PREFIXES", "")),
         key=_key(source.get("GEMMASPEC_KEY_FILE", "")),
+        image=source.get("GEMMASPEC_IMAGE", "").strip(),
         log_level=_level(source.get("GEMMASPEC_LOG_LEVEL", default.log_level)),
     )
 

@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from gemmaspec.adapters.engine import Engines, ScrapeError, Told
+from gemmaspec.core import names
 from gemmaspec.core.acceptance import MAX_GAP_SECONDS, remember
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.live import AGENT_PORT
-from gemmaspec.core.observation import Pod, Sample
+from gemmaspec.core.observation import Pod, Sample, Wish
+from gemmaspec.core.plan import BENCHMARK_PORT
 from gemmaspec.core.warmup import WarmUp
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache
@@ -34,6 +36,8 @@ MOST_A_SECOND: Final = 200.0
 SPREAD: Final = 0.8
 # Pauses within a round are no shorter.
 PAUSE_SECONDS: Final = 0.01
+# A benchmark changes K some dozens of times, and waits for each change.
+WISH_SECONDS: Final = 0.5
 # Reports of agents are kept this long: the published K is what most steps of this time verified.
 REPORT_SECONDS = 60.0
 # An agent that was asked for so long and never answered is told of: a busy machine may lose some answers.
@@ -62,6 +66,7 @@ class Scraper:
         self._reports: dict[str, deque[Report]] = {}
         self._heard: dict[str, float] = {}
         """When the newest of a pod's reports was asked for, by the monotonic clock."""
+        self._wishes: dict[str, Wish] = {}
         self._token_of = token_of
         self._window_of = window_of
         self._asked: dict[str, float] = {}  # monotonic time of an agent's first question that got no answer
@@ -198,6 +203,45 @@ class Scraper:
         """Give the pod's agent what another one has learnt, and hear what it says then. Raises ScrapeError."""
         await self._engines.teach(pod.ip or "", AGENT_PORT, self._token_of(key), state)
         await self._ask_agent(key, pod)
+
+    def wishes(self, pods: Sequence[Pod]) -> tuple[tuple[Pod, Wish | None], ...]:
+        """These pods of benchmarks, and what each said last."""
+        return tuple((pod, self._wishes.get(pod.uid)) for pod in pods)
+
+    async def follow(self) -> None:
+        """Hear what benchmarks want, for ever: often while there is one."""
+        while True:
+            try:
+                found = await self.hear()
+            except Exception:
+                metrics.SCRAPE_ERRORS.inc()
+                found = False
+                log.exception("benchmarks were not heard; the next round follows")
+            await asyncio.sleep(WISH_SECONDS if found else self._seconds)
+
+    async def hear(self) -> bool:
+        """Ask every benchmark once; whether there was any."""
+        asked: dict[str, tuple[Key, Pod]] = {}
+        for key in self._cache.every():
+            for pod in self._cache.pods(key[0], names.benchmark_pods(key[1])):
+                asked[pod.uid] = key, pod
+        for uid in self._wishes.keys() - asked.keys():
+            del self._wishes[uid]
+        await asyncio.gather(*(self._hear(key, pod) for key, pod in asked.values() if pod.ip and not pod.terminating))
+        return bool(asked)
+
+    async def _hear(self, key: Key, pod: Pod) -> None:
+        before = self._wishes.get(pod.uid)
+        if before is not None and (before.summary is not None or before.failure):
+            return
+        try:
+            wish = await self._engines.wish(pod.ip or "", BENCHMARK_PORT, time.time())
+        except ScrapeError as error:
+            log.debug("%s/%s: %s does not tell what it wants: %s", *key, pod.name, error)
+            return
+        if before is None or before.number != wish.number:
+            self._wishes[pod.uid] = wish
+            self._wake(key)
 
     def reports(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Report]]:
         """What these pods' agents said in the last minute, by pod uid."""

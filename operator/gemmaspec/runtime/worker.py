@@ -11,7 +11,7 @@ from typing import Any
 from gemmaspec.adapters.cluster import ApiFailure, Cluster, Missing, Rejected, Stale, Taken, Undeclared
 from gemmaspec.adapters.engine import ScrapeError
 from gemmaspec.api import identity
-from gemmaspec.core import moment, status
+from gemmaspec.core import moment, names, status
 from gemmaspec.core.learned import Restore, Save
 from gemmaspec.core.observation import Foreign, Observation, Resource
 from gemmaspec.core.problem import Problem
@@ -157,6 +157,7 @@ class Worker:
             warmups=self._scraper.warmups(pods),
             silent=self._scraper.silent(pods),
             foreign=await self._still_foreign(key, resource),
+            benchmarks=self._scraper.wishes(self._cache.pods(key[0], names.benchmark_pods(key[1]))),
         )
 
     async def _still_foreign(self, key: Key, resource: Resource) -> tuple[Foreign, ...]:

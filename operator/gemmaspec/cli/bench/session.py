@@ -10,13 +10,12 @@ import typer
 from rich.console import Console
 
 from gemmaspec.adapters.cluster import Cluster
+from gemmaspec.bench.outcome import outcome
 from gemmaspec.bench.runner import Runner, served
 from gemmaspec.cli.bench.screen import Bar, duration
 from gemmaspec.cli.bench.target import Target, by_address, of_resource
-from gemmaspec.core import moment
-from gemmaspec.core.bench import advice, figures
 from gemmaspec.core.bench import sweep as sweeps
-from gemmaspec.core.bench.result import EngineFacts, Method, Result, Run
+from gemmaspec.core.bench.result import EngineFacts, Result, Run
 from gemmaspec.core.bench.sweep import BadSweep, Sweep
 
 
@@ -117,34 +116,14 @@ class Session:
         """What was measured, whole or not."""
         target = self._target
         facts = target.facts if target else EngineFacts()
-        current = (
-            target.current
-            if target and target.current is not None
-            else max((k or 0 for k in self._sweep.ks), default=0)
-        )
-        live = not (target and target.by_restart)
-        model = facts.target or self._place.url
-        others = sum(run.other_tokens for run in self.runs)
-        notes = list(self._notes)
-        if others > 0.02 * sum(run.tokens for run in self.runs):
-            notes.append(f"the engine generated {others} tokens for others meanwhile: speeds are lower than its own")
-        if problem:
-            notes.append(f"not whole: {problem}")
-        return Result(
-            title=self._title or f"{model}: what each K earns",
-            started_at=moment.text(self._began),
-            seconds=round(sum(run.seconds for run in self.runs), 1),
-            engine=facts.model_copy(update={"max_model_len": self._context, "restarts": self._restarts}),
-            method=Method(
-                tokens=self._sweep.workloads[0].tokens,
-                temperature=self._sweep.temperature,
-                runs=self._sweep.runs,
-                concurrencies=list(self._sweep.concurrencies),
-                ks=[k for k in self._sweep.ks if k is not None],
-                prompts=self._prompts,
-            ),
+        notes = [*self._notes, *([f"not whole: {problem}"] if problem else [])]
+        return outcome(
+            self.runs,
+            self._sweep,
+            title=self._title or f"{facts.target or self._place.url}: what each K earns",
+            facts=facts.model_copy(update={"max_model_len": self._context, "restarts": self._restarts}),
+            current=target.current if target else None,
+            began=self._began,
+            prompts=self._prompts,
             notes=notes,
-            runs=self.runs,
-            cells=figures.cells(self.runs),
-            advice=advice.advise(self.runs, current, facts.max_num_seqs, live),
         )

@@ -17,6 +17,7 @@ from gemmaspec.bench import reading
 from gemmaspec.bench.runner import Failed
 from gemmaspec.bench.steering import AgentPort, Annotation, Edit, Steering, Unsteerable
 from gemmaspec.core import names
+from gemmaspec.core.bench import subject
 from gemmaspec.core.bench.result import EngineFacts
 from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.problem import Stalling
@@ -137,7 +138,7 @@ async def _live(
 
     steering = Annotation(annotate, agent) if moves else None
     why = "" if moves else "K stays: the agent of this engine only watches; the condition SpeculationHealthy says why"
-    facts = _facts(body, resolved, ks, steering)
+    facts = subject.facts(resolved, body.get("status") or {}, ks, steering.name if steering else None)
     current = resolved.k if resolved else None
     return Target(engine, agent, steering, ks if moves else (), current, facts, why_not=why, restarts=restarts)
 
@@ -172,7 +173,7 @@ def _by_restart(
     off = resolved is None or resolved.k == 0
     steering = None if off else Edit(patch, before, runs)
     why = "K stays: the spec asks for no drafts" if off else ""
-    facts = _facts(body, resolved, tuple(range(top + 1)) if steering else (), steering)
+    facts = subject.facts(resolved, status, range(top + 1) if steering else (), steering.name if steering else None)
     return Target(
         engine,
         None,
@@ -242,25 +243,3 @@ def _resolved(body: Mapping[str, Any]) -> Resolved | None:
         return resolve(body.get("spec") or {}, load())
     except Stalling:
         return None
-
-
-def _facts(
-    body: Mapping[str, Any], resolved: Resolved | None, ks: tuple[int, ...], steering: Steering | None
-) -> EngineFacts:
-    status = body.get("status") or {}
-    engine = status.get("engine") or {}
-    spec = resolved.spec if resolved else None
-    drafter = spec.speculative.drafter if spec and spec.speculative else None
-    scheduling = spec.engine.scheduling if spec and spec.engine else None
-    return EngineFacts(
-        target=status.get("target"),
-        drafter=drafter.model if drafter else None,
-        image=engine.get("imageDigest") or engine.get("image"),
-        vllm=engine.get("vllm"),
-        recipe=engine.get("recipe"),
-        hardware=str(resolved.accelerator) if resolved else None,
-        max_num_seqs=scheduling.max_num_seqs if scheduling else None,
-        ks=list(ks),
-        actuator=steering.name if steering else None,
-        revision=status.get("revision"),
-    )
