@@ -31,7 +31,7 @@ NAME = "swept"
 GRID = (0, 1, 2, 4)
 CONCURRENCIES = (1, 4, 8)
 PROMISED_SECONDS = 300.0
-TOKENS, RUNS = 128, 3
+TOKENS, RUNS = 48, 3
 # A hold lasts this long after its last renewal, and the operator's next look follows.
 BACK_SECONDS = 120.0
 OUT = Path(__file__).resolve().parents[1] / "out" / "bench"

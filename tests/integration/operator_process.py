@@ -13,7 +13,16 @@ from testbed.deadline import wait_for
 
 # What the operator lists before its first pass.
 LISTED = frozenset(
-    {"gemmaspecdeploys", "serviceaccounts", "services", "configmaps", "poddisruptionbudgets", "deployments", "pods"}
+    {
+        "gemmaspecdeploys",
+        "serviceaccounts",
+        "services",
+        "configmaps",
+        "poddisruptionbudgets",
+        "deployments",
+        "jobs",
+        "pods",
+    }
 )
 START_SECONDS = 30.0
 

@@ -23,6 +23,7 @@ RESOURCES = "apis/gemmaspec.io/v1alpha1"
 GROUPS = {
     "gemmaspecdeploys": RESOURCES,
     "deployments": "apis/apps/v1",
+    "jobs": "apis/batch/v1",
     "poddisruptionbudgets": "apis/policy/v1",
     "replicasets": "apis/apps/v1",
 }

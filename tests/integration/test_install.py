@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from gemmaspec.api.spec import Benchmark
+from gemmaspec.core import benchmark, names
 from testbed import ControlPlane
 from testbed.api import Api
 from testbed.controlplane import kubectl_program
 from testbed.deadline import wait_for
 from tests.integration.fake_engine import BAD, FakeEngines
 from tests.integration.operator_process import OperatorProcess
-from tests.integration.scene import CHILDREN, NAME, Scene
+from tests.integration.scene import CHILDREN, NAME, Scene, speculative
 from tests.integration.stage import ROOT, Stage
 
 pytestmark = pytest.mark.control_plane
@@ -24,6 +26,10 @@ pytestmark = pytest.mark.control_plane
 INSTALL = ROOT / "manifests" / "install"
 SYSTEM, ACCOUNT = "gemmaspec-system", "gemmaspec-operator"
 DEFINITION = "CustomResourceDefinition"
+SUSPENDED = {
+    "suspend": True,
+    "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "example.org/c:1"}]}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +48,16 @@ def plane() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="module")
-def operator(plane: ControlPlane, operator_sources: Path, installed: list[dict[str, Any]]) -> Iterator[OperatorProcess]:
+def operator(
+    plane: ControlPlane, operator_sources: Path, installed: list[dict[str, Any]], key_options: dict[str, str]
+) -> Iterator[OperatorProcess]:
     """The operator under the account and the rights of the installation, which lacks the definition."""
     without = [one for one in installed if one["kind"] != DEFINITION]
     plane.kubectl.apply(yaml.safe_dump_all(without))
     kubeconfig = plane.kubeconfig_for_service_account(SYSTEM, ACCOUNT)
     user = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
-    operator = OperatorProcess(plane, operator_sources, user, kubeconfig)
+    options = key_options | {"GEMMASPEC_IMAGE": "example.org/operator:1"}
+    operator = OperatorProcess(plane, operator_sources, user, kubeconfig, options)
     yield operator
     operator.kill()
 
@@ -137,9 +146,25 @@ def live_through_everything(scene: Scene) -> None:
     for plural in CHILDREN:
         leave(scene, plural)
         scene.until(lambda: scene.read(plural, "leftover") is None, f"the leftover of {plural} pruned", 20)  # noqa: B023
+    benchmarked(scene)
     scene.send("POST", scene.path("services"), {"metadata": {"name": "taken"}, "spec": {"ports": [{"port": 80}]}})
     scene.apply("taken")
     scene.until(lambda: stalled(scene, "taken"), "NameTaken", 10)
+
+
+def benchmarked(scene: Scene) -> None:
+    """A Job that is left over, and a benchmark whose name somebody holds."""
+    child = next(iter(scene.children().values()))
+    kept = {key: child["metadata"][key] for key in ("labels", "ownerReferences")}
+    kept["labels"].pop("gemmaspec.io/revision", None)
+    scene.send("POST", scene.path("jobs"), {"metadata": {"name": "leftover", **kept}, "spec": SUSPENDED})
+    scene.until(lambda: scene.read("jobs", "leftover") is None, "the leftover Job pruned", 20)
+    name = names.benchmark_object("measured", benchmark.mark(Benchmark(request="first")))
+    scene.send("POST", scene.path("jobs"), {"metadata": {"name": name}, "spec": SUSPENDED})
+    live = speculative(4, mode="Adaptive", actuator="Live", kMax=4)
+    engine = {"image": "example.org/vllm:1", "allowTag": True, "vllm": "0.32.0"}
+    scene.apply("measured", engine=engine, speculative=live, benchmark={"request": "first"})
+    scene.until(lambda: stalled(scene, "measured"), "the Job's name taken", 60)
 
 
 def labels(scene: Scene, plural: str, name: str) -> dict[str, str]:

@@ -87,17 +87,21 @@ def _going(
 ) -> Step:
     owner, now = observation.resource.owner, observation.now
     name = str(known["job"])
-    pod, wish = next(((pod, wish) for pod, wish in observation.benchmarks if _is_of(pod, name)), (None, None))
+    made = observation.child("Job", name) is not None
+    said = [(pod, wish) for pod, wish in observation.benchmarks if made and _is_of(pod, name)]
+    pod, wish = next(iter(said), (None, None))
     began = {**known, "startedAt": known["startedAt"] or moment.text(now)}
     if wish is not None and wish.summary is not None and wish.result:
-        made = benchmark_config_map(owner, name, RESULT_KEY, wish.result, json.dumps(wish.summary, ensure_ascii=False))
+        config = benchmark_config_map(
+            owner, name, RESULT_KEY, wish.result, json.dumps(wish.summary, ensure_ascii=False)
+        )
         running = {**began, "phase": "Running", "message": "the result is being stored"}
-        return Step(_present(running), (made,), frozenset({("Job", name)}), _wanted(wish))
+        return Step(_present(running), (config,), frozenset({("Job", name)}), _wanted(wish))
     failure = _failure(pod, wish, now)
     if failure:
         ended = {**began, "phase": "Failed", "finishedAt": moment.text(now), "message": failure}
         return Step(_present(ended), hold=_wanted(wish))
-    if observation.child("Job", name) is not None:
+    if made:
         message = "K of one engine is moved by the benchmark" if wish is not None else "its pod starts"
         running = {**began, "phase": "Running", "message": message}
         return Step(_present(running), kept=frozenset({("Job", name)}), hold=_wanted(wish))

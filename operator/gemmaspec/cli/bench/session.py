@@ -74,10 +74,6 @@ class Session:
         if left_out:
             names = ", ".join(workload.name for workload in left_out)
             self._say(f"{names} left out: the engine takes {context} tokens, prompt and answer together")
-        if not workloads:
-            raise BadSweep(
-                f"--tokens is {self._sweep.workloads[0].tokens}, and the engine takes {context} in all: give fewer"
-            )
         wanted: tuple[int | None, ...] = (None,)
         if target.steering is not None:
             found = sweeps.fit([k for k in self._sweep.ks if k is not None], target.ks)

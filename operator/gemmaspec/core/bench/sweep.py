@@ -131,13 +131,19 @@ def depth_name(depth: int) -> str:
 
 def fitting(workloads: Sequence[Workload], context: int | None) -> tuple[tuple[Workload, ...], tuple[Workload, ...]]:
     """Workloads that a context length has room for, and those that it has not. Of a text two bytes are taken to be a
-    token: vocabularies of 262,144 need half as many, a small one about so many.
+    token: vocabularies of 262,144 need half as many, a small one about so many. Raises BadSweep where none fits.
     """
 
     def length(workload: Workload) -> int:
         return (workload.prompt_tokens or len(workload.text.encode()) // 2) + workload.tokens
 
     room = [(entry, context is None or length(entry) <= context) for entry in workloads]
+    if workloads and not any(fits for _, fits in room):
+        least = min(map(length, workloads))
+        raise BadSweep(
+            f"tokens is {workloads[0].tokens}: with its prompt the shortest one needs {least}, and the engine takes "
+            f"{context}; give fewer tokens, or shorter prompts"
+        )
     return tuple(entry for entry, fits in room if fits), tuple(entry for entry, fits in room if not fits)
 
 
