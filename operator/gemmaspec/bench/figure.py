@@ -6,7 +6,7 @@ matplotlib is no dependency of the operator, whose image stays small: who draws 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,9 +102,9 @@ def draw(result: Result, theme: Theme) -> Figure:
     rows[0][0].set_ylabel("tokens/s, all streams")
     rows[1][0].set_ylabel("speedup over K = 0")
     left, right = lower.subplots(1, 2)
-    _acceptance(left, result.cells, theme)
+    _acceptance(left, result.cells, {cell.workload for cell in swept}, theme)
     _steps(right, swept, theme)
-    _legend(upper, rows[1][0], theme)
+    _legend(upper, result, swept, theme)
     picture.suptitle(heading(result), x=0.012, ha="left", fontsize=13, fontweight="bold", color=theme.ink)
     picture.supxlabel(footing(result), x=0.012, ha="left", fontsize=8, color=theme.faint)
     return picture
@@ -217,8 +217,8 @@ def _speedups(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
     axes.set_xlabel("K (draft tokens a step)")
 
 
-def _acceptance(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
-    """Of the largest K, where all positions are drafted, with the fewest clients."""
+def _acceptance(axes: Axes, cells: Sequence[Cell], named: Collection[str], theme: Theme) -> None:
+    """Of the largest K, where all positions are drafted, with the fewest clients. named: workloads of the legend."""
     told = [cell for cell in cells if cell.acceptance]
     _plain(axes, theme)
     axes.set_title("conditional acceptance by position", loc="left", fontsize=10.5, color=theme.ink)
@@ -231,10 +231,13 @@ def _acceptance(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
         most = min(own, key=lambda cell: (-len(cell.acceptance), cell.concurrency))
         deepest = max(deepest, len(most.acceptance))
         rates = [100 * rate for rate in most.acceptance]
-        axes.plot(range(len(rates)), rates, color=colour, marker=marker, markersize=5.5, linewidth=1.8, label=name)
+        label = "" if name in named else f"{name} kinds of text" if name == "all" else name
+        axes.plot(range(len(rates)), rates, color=colour, marker=marker, markersize=5.5, linewidth=1.8, label=label)
     axes.set_ylim(0, 104)
     axes.set_xticks(range(deepest))
     axes.set_xlim(-0.3, deepest - 0.7)
+    if any(cell.workload not in named for cell in told):
+        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
     axes.set_xlabel("draft position")
     axes.set_ylabel("P(accepted | the one\nbefore was), %")
 
@@ -243,6 +246,11 @@ def _steps(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
     _dress(axes, theme, cells)
     axes.set_title("time of a decode step", loc="left", fontsize=10.5, color=theme.ink)
     concurrencies = sorted({cell.concurrency for cell in cells if cell.step_milliseconds is not None})
+    if not concurrencies:
+        axes.set_axis_off()
+        axes.set_title("")
+        axes.text(0.5, 0.5, "step times are not known", transform=axes.transAxes, ha="center", color=theme.faint)
+        return
     for at, concurrency in enumerate(concurrencies[:MOST_COLUMNS]):
         by_k: dict[int, list[float]] = {}
         for cell in cells:
@@ -263,23 +271,20 @@ def _steps(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
     axes.set_ylim(0, None)
     axes.set_ylabel("ms")
     axes.set_xlabel("K (draft tokens a step)")
-    if concurrencies:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
-    else:
-        axes.text(0.5, 0.5, "not told", transform=axes.transAxes, ha="center", color=theme.faint)
+    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
 
 
-def _legend(part: Any, axes: Axes, theme: Theme) -> None:
+def _legend(part: Any, result: Result, cells: Sequence[Cell], theme: Theme) -> None:
     from matplotlib.lines import Line2D
 
     handles, labels = part.axes[0].get_legend_handles_labels()
-    handles += [
-        Line2D([], [], color=theme.faint, linewidth=1.8),
-        Line2D([], [], color=theme.faint, linewidth=1.3, linestyle=(0, (4, 3))),
-    ]
-    labels += ["measured", "(1 + mean accepted) · T(0)/T(K)"]
+    if any(cell.theory is not None for cell in cells):
+        handles += [
+            Line2D([], [], color=theme.faint, linewidth=1.8),
+            Line2D([], [], color=theme.faint, linewidth=1.3, linestyle=(0, (4, 3))),
+        ]
+        labels += [str(result.basis), "(1 + mean accepted) · T(0)/T(K)"]
     part.legend(handles, labels, loc="outside upper left", ncols=6, frameon=False, labelcolor=theme.ink, fontsize=9.5)
-    axes.margins(x=0.06)
 
 
 def _dress(axes: Axes, theme: Theme, cells: Sequence[Cell]) -> None:
