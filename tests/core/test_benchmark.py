@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 from gemmaspec.core import benchmark, names
+from gemmaspec.core.bench.result import Result, Run
+from gemmaspec.core.bench.result import text as result_text
 from gemmaspec.core.benchmark import SILENT_SECONDS, Place, Step
 from gemmaspec.core.hold import Hold
 from gemmaspec.core.observation import Child, Observation, Pod, Resource, Wish
 from gemmaspec.core.owner import Owner
-from gemmaspec.core.reconcile import Create, Delete, Settings, Steer, reconcile
+from gemmaspec.core.reconcile import Create, Delete, Settings, Steer, Teach, reconcile
 from gemmaspec.core.resolve import Resolved, resolve
 from gemmaspec.recipes import load
+from gemmaspec_engine.agent.controller import Controller
+from gemmaspec_engine.agent.settings import parse as parse_settings
+from gemmaspec_engine.policy import make
 from tests.core.test_live import FILES, KEY, report
 
 OWNER = Owner("ns", "tiny", "uid-1")
@@ -144,6 +149,46 @@ def test_its_result_is_stored_then_told_and_the_job_goes() -> None:
     assert done.kept == {("ConfigMap", JOB)}
     after = step(observed(dict(done.status), children=(stored,)))
     assert (after.status, after.objects) == (done.status, ()), "and never again by itself"
+
+
+def runs() -> list[Run]:
+    return [
+        Run(
+            workload="code",
+            concurrency=4,
+            k=k,
+            run=0,
+            seconds=1.0,
+            tokens=100,
+            tokens_per_second=100.0,
+            batch=3.9,
+            step_milliseconds=20.0 + 2 * k,
+            drafted=[100, 80][:k],
+            accepted=[80, 40][:k],
+        )
+        for k in (0, 1, 2, 4)
+    ]
+
+
+def test_what_it_found_is_offered_to_the_policies() -> None:
+    text = result_text(Result(title="it", runs=runs()))
+    wish = Wish(NOW, number=9, summary=SUMMARY, result=text)
+    storing = whole(children=(child("Job"),), benchmarks=((POD, wish),))
+    (taught,) = [action for action in reconcile(storing, settings()).actions if isinstance(action, Teach)]
+    ks = (0, 1, 2, 4)
+    controller = Controller(ks, parse_settings({"mode": "Adaptive"}, ks))
+    controller.load_state(json.loads(taught.state))
+    learnt = controller.export_state()["policies"]["adaptive"]
+    known = make("adaptive", k_max=4, ks=ks)
+    known.load_state(learnt)
+    times = known.times.curve(4).ms  # type: ignore[attr-defined]
+    assert times == pytest.approx([20.0, 22.0, 24.0, 28.0], rel=0.02)
+    assert known.acceptance.rates[0] == pytest.approx(0.8, abs=0.05)  # type: ignore[attr-defined]
+
+
+def test_a_result_that_is_none_teaches_nothing() -> None:
+    wish = Wish(NOW, number=9, summary=SUMMARY, result="{}")
+    assert step(observed(children=(child("Job"),), benchmarks=((POD, wish),))).lesson == ""
 
 
 def test_another_request_is_another_benchmark() -> None:

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from gemmaspec.api.spec import Benchmark
 from gemmaspec.core import live, moment, names
+from gemmaspec.core.bench import lesson
+from gemmaspec.core.bench.result import NoResult, parse
 from gemmaspec.core.bench.subject import facts
 from gemmaspec.core.hold import Hold
 from gemmaspec.core.observation import Observation, Pod, Wish
@@ -33,13 +35,15 @@ LOOK_SECONDS: Final = 30.0
 class Step:
     """What a pass does about the benchmark.
 
-    objects: to be there. kept: (kind, name) of what stays though it is not planned. hold: K that it wants.
+    objects: to be there. kept: (kind, name) of what stays though it is not planned. hold: K that it wants. lesson: what
+    the agents of the engine are taught, as their state.
     """
 
     status: Mapping[str, Any] | None = None
     objects: tuple[dict[str, Any], ...] = ()
     kept: frozenset[tuple[str, str]] = frozenset()
     hold: Hold | None = None
+    lesson: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def _going(
             owner, name, RESULT_KEY, wish.result, json.dumps(wish.summary, ensure_ascii=False)
         )
         running = {**began, "phase": "Running", "message": "the result is being stored"}
-        return Step(_present(running), (config,), frozenset({("Job", name)}), _wanted(wish))
+        return Step(_present(running), (config,), frozenset({("Job", name)}), _wanted(wish), _lesson(wish, resolved))
     failure = _failure(pod, wish, now)
     if failure:
         ended = {**began, "phase": "Failed", "finishedAt": moment.text(now), "message": failure}
@@ -113,6 +117,14 @@ def _going(
         return Step(_present({**known, "phase": "Waiting", "message": "no engine of the spec's revision serves yet"}))
     job = benchmark_job(owner, resolved, name, place.image, question(observation, resolved, place.pod, asked))
     return Step(_present({**began, "phase": "Running", "message": "its pod starts"}), (job,))
+
+
+def _lesson(wish: Wish, resolved: Resolved) -> str:
+    """Its figures as the policies' prior; empty for what is no result."""
+    try:
+        return lesson.state(parse(wish.result).runs, live.grid(resolved))
+    except (NoResult, ValueError):
+        return ""
 
 
 def _is_of(pod: Pod, job: str) -> bool:

@@ -104,13 +104,21 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Teach:
+    """Give this pod's agent what a benchmark has found, as its state."""
+
+    pod: Pod
+    state: str
+
+
+@dataclass(frozen=True)
 class Delete:
     """Remove a child of ours that the plan no longer holds."""
 
     child: Child
 
 
-Action = Create | Apply | Reset | Delete | Steer | Save | Restore | Probe
+Action = Create | Apply | Reset | Delete | Steer | Save | Restore | Probe | Teach
 
 
 @dataclass(frozen=True)
@@ -266,6 +274,8 @@ def _drive(
         wished = bench.hold or hold.read(observation.resource.annotations, observation.now)
         wished = None if change.state.fault else wished
         actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), wished))
+        if bench.lesson:
+            actions += tuple(Teach(pod, bench.lesson) for pod in followers if pod.live and pod.ready)
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
             actions += tuple(learned.steps(observation, planned.engine, planned.revision))
     wake = _wake(observation, change, verdict, held)

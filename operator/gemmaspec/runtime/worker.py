@@ -26,6 +26,7 @@ from gemmaspec.core.reconcile import (
     Reset,
     Settings,
     Steer,
+    Teach,
     reconcile,
 )
 from gemmaspec.runtime import metrics
@@ -205,6 +206,13 @@ class Worker:
                 self._scraper.warm(key, pod, body)
             case Save():
                 await self._knowledge.save(key, action)
+            case Teach(pod, state):
+                try:
+                    await self._scraper.teach(key, pod, state)
+                except ScrapeError as failure:  # it learns by itself
+                    log.warning(
+                        "%s/%s: the agent of %s does not take the benchmark's figures: %s", *key, pod.name, failure
+                    )
             case Restore():
                 await self._knowledge.restore(key, action)
             case Delete(child):
