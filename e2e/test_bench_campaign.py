@@ -63,7 +63,7 @@ class Swept:
         """`gemmaspec bench` on this resource, as the administrator."""
         access = self.site.kubectl.command[1:]
         command = [sys.executable, "-m", "gemmaspec.cli.main", "bench", NAME, "-n", NAMESPACE, *access]
-        return [*command, "--prompts", str(self.prompts), *arguments]
+        return [*command, "--prompts", str(self.prompts), "--temperature", "0", *arguments]
 
     def annotated(self) -> bool:
         return hold.ANNOTATION in (self.resource.read()["metadata"].get("annotations") or {})
@@ -138,7 +138,7 @@ def test_the_spec_asks_for_one_and_gets_one(swept: Swept) -> None:
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prompts"}, "data": {"prompts.yaml": text}}
     swept.site.kubectl.apply(json.dumps(body), "-n", NAMESPACE)
     prompts = {"name": "prompts", "key": "prompts.yaml"}
-    asked = {"request": "first", "prompts": prompts, "concurrency": [1, 4], "runs": 2, "tokens": 64}
+    asked = {"request": "first", "prompts": prompts, "concurrency": [1, 4], "runs": 2, "tokens": 48, "temperature": 0}
     patch = json.dumps({"spec": {"benchmark": asked}})
     swept.resource.kubectl("patch", "gsd", NAME, "--type=merge", "-p", patch)
     ended = ("Done", "Failed", "Refused")

@@ -65,10 +65,11 @@ async def test_a_sweep_measures_every_place_and_lets_k_go(station: FakeStation, 
     assert len(station.puts) < 20, "K is moved once a round"
 
 
-async def test_no_two_prompts_begin_alike(station: FakeStation, ways: Ways) -> None:
+async def test_no_prompt_is_answered_by_a_cache(station: FakeStation, ways: Ways) -> None:
     await ways.runner().run("fake")
-    begins = [question["messages"][0]["content"][:8] for question in station.asked]
-    assert len(set(begins)) == len(begins)
+    salts = [question["cache_salt"] for question in station.asked]
+    assert len(set(salts)) == len(salts)
+    assert {question["messages"][0]["content"] for question in station.asked} == {CODE.text, PROSE.text}
     (last,) = {question["temperature"] for question in station.asked}
     assert last == 0.7
     assert all(question["ignore_eos"] and question["stream"] for question in station.asked)
@@ -169,5 +170,5 @@ async def test_an_operator_that_does_not_act_is_told(
     monkeypatch.setattr(steering, "ACT_SECONDS", 0.3)
     operator = FakeOperator(station)
     operator.asleep = True
-    with pytest.raises(Unsteerable, match="`gemmaspec doctor` tells why"):
+    with pytest.raises(Unsteerable, match="`gemmaspec status` tells why"):
         await Annotation(operator.annotate, ways.agent, clock=lambda: 1000.0).hold(1, 60.0)

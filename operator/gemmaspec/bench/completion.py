@@ -20,7 +20,8 @@ async def ask(
 ) -> Stream:
     """Ask and wait for the whole answer. Raises Unreached.
 
-    mark: makes this prompt unlike all others from its first words on, so that no prefix cache answers for the engine.
+    mark: of this request alone; it salts the prefix cache, so that no earlier prompt answers for the engine. In the
+    prompt itself it would change what is measured.
     """
     body = question(model, workload, mark, temperature)
     begun = time.perf_counter()
@@ -44,7 +45,8 @@ def question(model: str, workload: Workload, mark: str, temperature: float) -> d
     """The body of the request. vLLM's own keys: an answer has exactly its tokens, and each chunk counts them."""
     return {
         "model": model,
-        "messages": [{"role": "user", "content": f"[{mark}] {workload.text}"}],
+        "messages": [{"role": "user", "content": workload.text}],
+        "cache_salt": mark,
         "max_tokens": workload.tokens,
         "temperature": temperature,
         "stream": True,
@@ -60,7 +62,7 @@ async def _usages(lines: AsyncIterable[bytes]) -> AsyncIterator[dict[str, Any]]:
             continue
         data = line.removeprefix(_DATA).strip()
         if data == b"[DONE]":
-            return
+            continue  # to the very end: a proxy takes a stream that is left before for one that broke off
         try:
             event = json.loads(data)
         except ValueError as error:

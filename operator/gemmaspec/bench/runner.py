@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -29,7 +30,8 @@ ANSWER_SECONDS: Final = 3600.0
 WARM_TOKENS: Final = 16
 # Between looks at how many requests run, where no agent counts them.
 LOOK_SECONDS: Final = 0.5
-ATTEMPTS: Final = 2
+ATTEMPTS: Final = 3
+PAUSE_SECONDS: Final = 0.5
 # Length of the text by which characters per token are found.
 GAUGE_CHARACTERS: Final = 2000
 
@@ -107,6 +109,7 @@ class Runner:
         self._model = ""
         self._texts: dict[str, Workload] = {}
         self._number = 0
+        self._salt = uuid.uuid4().hex[:12]
         self.runs: list[Run] = []
 
     async def run(self, model: str) -> list[Run]:
@@ -148,7 +151,11 @@ class Runner:
     async def _warm(self, k: int | None) -> None:
         await self._hold(k)
         short = replace(self._sweep.workloads[0], tokens=WARM_TOKENS, prompt_tokens=None)
-        await asyncio.gather(*(self._ask(short) for _ in range(max(self._sweep.concurrencies))))
+        asked = [self._ask(short) for _ in range(max(self._sweep.concurrencies))]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        if len(failures) == len(answers):
+            raise failures[0]  # some may be lost while an engine makes its first steps, not all
 
     async def _filled(self, workload: Workload) -> Workload:
         if workload.prompt_tokens is None:
@@ -175,13 +182,15 @@ class Runner:
             self._told(Progress(at + 1, len(turns), following, left, self.runs[-1]))
 
     async def _tried(self, turn: Turn) -> Run:
-        """One measurement, made again where it was spoilt."""
+        """One measurement, made again where it was spoilt, or an answer broke off."""
         for attempt in range(ATTEMPTS):
             try:
                 return await self._measured(turn)
-            except Spoilt:
+            except (Spoilt, Unreached) as failure:
                 if attempt == ATTEMPTS - 1:
                     raise
+                log.warning("%s; once more", failure)
+                await asyncio.sleep(PAUSE_SECONDS)
         raise AssertionError("unreachable")
 
     async def _measured(self, turn: Turn) -> Run:
@@ -221,7 +230,7 @@ class Runner:
 
     async def _ask(self, workload: Workload) -> Stream:
         self._number += 1
-        mark = f"{self._number}"
+        mark = f"{self._salt}-{self._number}"
         return await completion.ask(self._engine, self._model, workload, mark, self._sweep.temperature, ANSWER_SECONDS)
 
 

@@ -138,7 +138,7 @@ async def shows(agent: Transport, k: int | None) -> None:
         if time.monotonic() > ends:
             words = "still held" if k is None else f"not {k}"
             raise Unsteerable(
-                f"K is {words} {ACT_SECONDS:.0f} s after the operator was asked; `gemmaspec doctor` tells why"
+                f"K is {words} {ACT_SECONDS:.0f} s after the operator was asked; `gemmaspec status` tells why"
             )
         await asyncio.sleep(LOOK_SECONDS)
 

@@ -206,19 +206,20 @@ class Worker:
                 self._scraper.warm(key, pod, body)
             case Save():
                 await self._knowledge.save(key, action)
-            case Teach(pod, state):
-                try:
-                    await self._scraper.teach(key, pod, state)
-                except ScrapeError as failure:  # it learns by itself
-                    log.warning(
-                        "%s/%s: the agent of %s does not take the benchmark's figures: %s", *key, pod.name, failure
-                    )
+            case Teach():
+                await self._teach(key, action)
             case Restore():
                 await self._knowledge.restore(key, action)
             case Delete(child):
                 metrics.WRITES.labels(child.kind).inc()
                 await self._cluster.delete(child.kind, key[0], child.name, child.uid)
                 self._cache.deleted(child.uid)
+
+    async def _teach(self, key: Key, action: Teach) -> None:
+        try:
+            await self._scraper.teach(key, action.pod, action.state)
+        except ScrapeError as failure:  # it learns by itself
+            log.warning("%s/%s: the agent of %s takes no figures of a benchmark: %s", *key, action.pod.name, failure)
 
     async def _create(self, key: Key, body: Mapping[str, Any]) -> None:
         kind, metadata = body["kind"], body["metadata"]
