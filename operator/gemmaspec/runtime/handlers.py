@@ -281,7 +281,9 @@ def _of_pod(body: Mapping[str, Any]) -> Key:
     metadata = body["metadata"]
     labels = metadata.get("labels") or {}
     benchmarked = labels.get(names.BENCHMARK_LABEL)
-    return metadata["namespace"], names.benchmark_pods(benchmarked) if benchmarked else labels.get(names.OWNER_LABEL, "")
+    return metadata["namespace"], names.benchmark_pods(benchmarked) if benchmarked else labels.get(
+        names.OWNER_LABEL, ""
+    )
 
 
 async def run(options: Options) -> None:
