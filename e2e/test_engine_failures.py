@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from demo.resource import PLURAL, Resource, condition
 from stories import BOOT_SECONDS, Site, secret, text_of
 from testbed.deadline import wait_for
+from testbed.kubectl import KubectlError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -56,6 +60,48 @@ def test_a_crash_loop_ends_parked_with_the_engines_last_error(failing: Mapping[s
     assert "No available memory for the cache blocks" in _parked(resource)["message"]
     assert _restarts(resource) >= 1
     assert condition(resource.read(), "Ready")["status"] == "False"
+
+
+_ENGINE: Final = "grep -lE '[v]llm.entrypoints|[V]LLM::' /proc/[0-9]*/cmdline || true"
+
+
+@pytest.mark.campaign
+def test_boots_are_capped_with_growing_pauses_and_the_box_is_left_free(site: Site) -> None:
+    """maxRestarts 2: three boots of an engine that fails after its weights were loaded, and never a fourth."""
+    resource = site.apply("looped", memory={"kvCacheBytes": 65536}, rollout={"maxRestarts": 2})
+    try:
+        began, seen = time.monotonic(), list[tuple[float, bool]]()
+
+        def ended() -> bool:
+            seen.append((time.monotonic() - began, bool(_engines(resource))))
+            return condition(resource.read(), "Stalled").get("status") == "True"
+
+        wait_for(ended, "Stalled", 3 * _FAIL_SECONDS, every=1.0)
+        starts = [at for (_, before), (at, now) in pairwise(seen) if now and not before]
+        ends = [at for (_, before), (at, now) in pairwise(seen) if before and not now]
+        pauses = [round(start - end) for end, start in zip(ends, starts[1:], strict=False)]
+        print(f"boots at {[round(at) for at in starts]} s, pauses of {pauses} s; stalled after {seen[-1][0]:.0f} s")
+        assert len(starts) == 3
+        assert pauses[1] > pauses[0] >= 15
+        restarts = _restarts(resource)
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            assert not _engines(resource), "the box is left free"
+            assert condition(resource.read(), "Stalled")["status"] == "True"
+            time.sleep(2)
+        assert _restarts(resource) == restarts, "parked, not restarted"
+    finally:
+        resource.delete()
+
+
+def _engines(resource: Resource) -> list[str]:
+    """Processes of vLLM in its pods: its server, and the core that holds the device."""
+    found: list[str] = []
+    for pod in resource.pods():
+        with contextlib.suppress(KubectlError):  # its container is not there, or between two starts
+            where = (pod["metadata"]["name"], "-c", "engine")
+            found += resource.kubectl("exec", *where, "--", "sh", "-c", _ENGINE).split()
+    return found
 
 
 def test_an_engine_that_outgrows_its_memory_is_told(failing: Mapping[str, Resource]) -> None:
