@@ -1,4 +1,4 @@
-"""operator/Dockerfile built by buildah for both architectures, and what came out of it looked at and loaded.
+"""operator/Dockerfile built by buildah for both architectures, what came out of it looked at, and arm64's imported.
 
 A campaign, as root, with Debian's buildah, mmdebstrap and qemu-user-static: `pytest -m campaign` on this file.
 The base is a stand-in made of Debian packages: no registry is asked, so that the pinned base itself is the one part
@@ -70,10 +70,10 @@ def machine(path: Path) -> int:
     return int.from_bytes(path.read_bytes()[18:20], "little")
 
 
-def test_the_other_architecture_s_operator_can_be_loaded(
+def test_the_other_architecture_s_operator_can_be_imported(
     buildah: Buildah, images: dict[str, str], tmp_path: Path
 ) -> None:
-    """All that arm64 brings is imported by an arm64 Python, under qemu's user emulation."""
+    """Its handlers and the libraries named here, by an arm64 Python under qemu's user emulation; it is not started."""
     debian(tmp_path / "root.tar", "arm64")
     with tarfile.open(tmp_path / "root.tar") as archive:
         archive.extractall(tmp_path / "root", filter="tar", members=[one for one in archive if not one.isdev()])
