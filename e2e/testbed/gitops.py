@@ -31,7 +31,10 @@ def argo_difference(kubeconfig: Path, wanted: Body) -> dict[str, Any]:
 
 
 def argo_sync(kubeconfig: Path, script: Path, namespace: str, objects: Sequence[Body]) -> list[dict[str, str]]:
-    """Sync a namespace to these objects, in waves and with prune; returns object, status and message of each step."""
+    """Sync a namespace to these objects, in waves and with prune; returns object, status and message of each step.
+
+    Raises GitopsError where the sync fails or takes more than five minutes.
+    """
     found = _run("argocd", ["sync", str(script), namespace], objects, kubeconfig)
     return list(found)
 

@@ -14,12 +14,14 @@ import (
 
 	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/cache"
 	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/diff"
-	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/engine"
 	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/health"
 	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/sync"
+	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/sync/common"
 	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/utils/kube"
+	"github.com/argoproj/argo-cd/gitops-engine/v3/pkg/utils/tracing"
 	"github.com/argoproj/argo-cd/v3/pkg/apis/application/v1alpha1"
 	"github.com/argoproj/argo-cd/v3/util/lua"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -31,6 +33,7 @@ const (
 	manager = "argocd-controller"
 	mark    = "e2e/synced"
 	longest = 5 * time.Minute
+	pause   = time.Second
 )
 
 func main() {
@@ -88,6 +91,11 @@ func cluster() (*rest.Config, error) {
 	return clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 }
 
+// commands panics without a tracer; its logger may be left out.
+func commands() *kube.KubectlCmd {
+	return &kube.KubectlCmd{Tracer: tracing.NopTracer{}}
+}
+
 type verdict struct {
 	Modified  bool            `json:"modified"`
 	Live      json.RawMessage `json:"live"`
@@ -104,7 +112,7 @@ func difference(ctx context.Context) (*verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	kubectl := &kube.KubectlCmd{}
+	kubectl := commands()
 	live, err := kubectl.GetResource(ctx, config, wanted.GroupVersionKind(), wanted.GetName(), wanted.GetNamespace())
 	if err != nil {
 		return nil, err
@@ -159,29 +167,82 @@ func synced(ctx context.Context, script, namespace string) ([]step, error) {
 		annotations[mark] = namespace
 		one.SetAnnotations(annotations)
 	}
-	known := cache.NewClusterCache(config,
+	known := watched(config, namespace)
+	if err := known.EnsureSynced(); err != nil {
+		return nil, err
+	}
+	defer known.Invalidate()
+	var state operation
+	for started := metav1.Now(); !state.phase.Completed(); {
+		if err := state.proceed(ctx, config, known, wanted, namespace,
+			sync.WithInitialState(state.phase, state.message, state.results, started),
+			sync.WithPrune(true),
+			sync.WithHealthOverride(overrides),
+			sync.WithServerSideApply(true),
+			sync.WithServerSideApplyManager(manager),
+		); err != nil {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: %s: %w", state.phase, state.message, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+	if state.phase != common.OperationSucceeded {
+		return nil, fmt.Errorf("%s: %s", state.phase, state.message)
+	}
+	return state.steps(), nil
+}
+
+// watched is what Argo CD keeps of a namespace; an object's info is true where an earlier sync made it.
+func watched(config *rest.Config, namespace string) cache.ClusterCache {
+	return cache.NewClusterCache(config,
 		cache.SetNamespaces([]string{namespace}),
 		cache.SetPopulateResourceInfoHandler(func(one *unstructured.Unstructured, _ bool) (any, bool) {
 			ours := one.GetAnnotations()[mark] == namespace
 			return ours, ours
 		}),
 	)
-	runner := engine.NewEngine(config, known)
-	stop, err := runner.Run()
-	if err != nil {
-		return nil, err
-	}
-	defer stop()
+}
+
+// operation is how far a sync has come.
+type operation struct {
+	phase   common.OperationPhase
+	message string
+	results []common.ResourceSyncResult
+}
+
+// proceed goes one pass on, in a context of its own with the objects as they now are, as Argo CD's controller does: a
+// context keeps the objects that it began with, so that one of gitops-engine's own Sync never sees a new object healthy.
+func (o *operation) proceed(
+	ctx context.Context,
+	config *rest.Config,
+	known cache.ClusterCache,
+	wanted []*unstructured.Unstructured,
+	namespace string,
+	options ...sync.SyncOpt,
+) error {
 	ours := func(one *cache.Resource) bool { return one.Info == true && len(one.OwnerRefs) == 0 }
-	results, err := runner.Sync(ctx, wanted, ours, "revision", namespace,
-		sync.WithPrune(true),
-		sync.WithHealthOverride(overrides),
-		sync.WithServerSideApply(true),
-		sync.WithServerSideApplyManager(manager),
-	)
-	steps := make([]step, 0, len(results))
-	for _, one := range results {
+	live, err := known.GetManagedLiveObjs(wanted, ours)
+	if err != nil {
+		return err
+	}
+	found := sync.Reconcile(wanted, live, namespace, known)
+	pass, cleanup, err := sync.NewSyncContext("revision", found, config, config, commands(), namespace, options...)
+	if err != nil {
+		return err
+	}
+	defer cleanup()
+	pass.Sync(ctx)
+	o.phase, o.message, o.results = pass.GetState()
+	return nil
+}
+
+func (o *operation) steps() []step {
+	steps := make([]step, 0, len(o.results))
+	for _, one := range o.results {
 		steps = append(steps, step{one.ResourceKey.String(), string(one.Status), one.Message})
 	}
-	return steps, err
+	return steps
 }
