@@ -15,7 +15,7 @@ from typing import Final
 from gemmaspec.adapters.transport import Transport, Unreached
 from gemmaspec.bench import completion
 from gemmaspec.bench.reading import Reading, read
-from gemmaspec.bench.steering import HOLD_SECONDS, Held, Steering, Unsteerable
+from gemmaspec.bench.steering import Held, Steering, Unsteerable
 from gemmaspec.core.bench import figures
 from gemmaspec.core.bench.figures import Spoilt, Stream
 from gemmaspec.core.bench.forecast import seconds_left
@@ -103,6 +103,7 @@ class Runner:
     ) -> None:
         self._engine = engine
         self._agent = agent
+        self._lasts = 0.0 if steering is None else steering.lasts
         self._held = Held(steering) if steering is not None else None
         self._sweep = sweep
         self._told = told
@@ -132,7 +133,7 @@ class Runner:
         try:
             await self._held.release()
         except (Unreached, Unsteerable) as failure:
-            log.warning("K was not let go: %s; what an agent holds ends by itself within %.0f s", failure, HOLD_SECONDS)
+            log.warning("K was not let go: %s; what is held ends by itself within %.0f s", failure, self._lasts)
             return
         # The engine's last step tells which K it runs with: one more, without the hold.
         with contextlib.suppress(Unreached):

@@ -18,12 +18,19 @@ RENEW_SECONDS: Final = 20.0
 # The operator acts within a second; one that starts anew needs some more.
 ACT_SECONDS: Final = 45.0
 LOOK_SECONDS: Final = 0.1
+# A boot is dear: an API server that is away for some minutes must not end a K that restarts brought about.
+RESTART_HOLD_SECONDS: Final = 300.0
+RESTART_LOOK_SECONDS: Final = 2.0
 # Settings that end at once: what stood before them holds again.
 _RELEASE_SECONDS: Final = 0.001
 
 
 class Unsteerable(Exception):
     """K can't be moved; the text says why, and what to do."""
+
+
+class Refused(Unsteerable):
+    """What was asked for was not written: K is where it was."""
 
 
 class Steering(Protocol):
@@ -33,8 +40,12 @@ class Steering(Protocol):
     def name(self) -> str:
         """How, for the result: Live or Restart."""
 
+    @property
+    def lasts(self) -> float:
+        """Seconds after which what is held ends by itself, unless renewed."""
+
     async def hold(self, k: int, seconds: float) -> None:
-        """K is ``k`` from now on, for so long at least where it ends by itself. Raises Unsteerable or Unreached."""
+        """K is ``k`` from now on, for so long unless asked again. Raises Unsteerable or Unreached."""
 
     async def release(self) -> None:
         """K is again what it would be without the benchmark. Raises Unsteerable or Unreached."""
@@ -44,6 +55,7 @@ class AgentPort:
     """By the port of the agent in the engine."""
 
     name = "Live"
+    lasts = HOLD_SECONDS
 
     def __init__(self, agent: Transport) -> None:
         self._agent = agent
@@ -61,12 +73,12 @@ class AgentPort:
             await self._agent.put("/k", settings)
         except Unreached as failure:
             if failure.status == 401:
-                raise Unsteerable(
+                raise Refused(
                     "the agent does not know this token; it is the hex HMAC-SHA256 of the resource's uid under the "
                     "operator's key (docs/bench.md)"
                 ) from failure
             if failure.status in (409, 422):
-                raise Unsteerable(f"the agent does not move K: {failure}") from failure
+                raise Refused(f"the agent does not move K: {failure}") from failure
             raise
 
 
@@ -80,6 +92,7 @@ class Annotation:
     """
 
     name = "Live"
+    lasts = HOLD_SECONDS
 
     def __init__(
         self,
@@ -113,6 +126,7 @@ class Wish:
     """
 
     name = "Live"
+    lasts = HOLD_SECONDS
 
     def __init__(self, agent: Transport) -> None:
         self._agent = agent
@@ -143,41 +157,98 @@ async def shows(agent: Transport, k: int | None) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-class Edit:
-    """By editing the spec, for engines whose K moves by restart; what stood there is put back at the end.
+class Restarts:
+    """By the annotation too, where the operator moves K by restart: engines boot with it, and again once it ends.
 
     Args:
-        patch: merges into the spec's `speculative`.
-        before: what of it is edited, as it stood; None for a field that was absent.
-        runs: waits until engines with this K (None: the spec's own) serve. Raises Unsteerable.
+        annotate: writes annotations of the resource; None removes one.
+        resource: reads the resource.
+        patience: seconds that engines may take until they serve with another K.
+        clock: seconds since the epoch.
     """
 
     name = "Restart"
+    lasts = RESTART_HOLD_SECONDS
 
     def __init__(
         self,
-        patch: Callable[[Mapping[str, Any]], Awaitable[None]],
-        before: Mapping[str, Any],
-        runs: Callable[[int | None], Awaitable[None]],
+        annotate: Callable[[Mapping[str, str | None]], Awaitable[None]],
+        resource: Callable[[], Awaitable[Mapping[str, Any]]],
+        patience: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._patch = patch
-        self._before = before
-        self._runs = runs
+        self._annotate = annotate
+        self._resource = resource
+        self._patience = patience
+        self._clock = clock
         self._k: int | None = None
 
     async def hold(self, k: int, seconds: float) -> None:
-        """See Steering. An edit has no end."""
-        del seconds
-        if k != self._k:
-            # Fixed: else the operator would move K itself, for what it sees meanwhile.
-            await self._patch({"k": k, "control": {"mode": "Fixed"}})
-            self._k = k
-            await self._runs(k)
+        """See Steering. Returns once engines with this K serve; for a K that is held already, after a look."""
+        again, self._k = k == self._k, None
+        await self._write(k, seconds)
+        if again:
+            runs = ((await self._resource()).get("status") or {}).get("k") or {}
+            if runs.get("effective") != k:
+                raise Unsteerable(f"K={k} was held, and engines have K={runs.get('effective')}: somebody else moves it")
+        else:
+            await self._until_served(k, seconds)
+        self._k = k
 
     async def release(self) -> None:
-        """See Steering."""
+        """See Steering. No agent knows an end, so that the annotation may just go."""
         self._k = None
-        await self._patch(self._before)
+        await self._annotate({hold.ANNOTATION: None})
+
+    async def _write(self, k: int, seconds: float) -> None:
+        await self._annotate({hold.ANNOTATION: hold.Hold(k, self._clock() + seconds).text()})
+
+    async def _until_served(self, k: int, seconds: float) -> None:
+        begun = renewed = time.monotonic()
+        heard = False
+        while True:
+            try:
+                if time.monotonic() - renewed > RENEW_SECONDS:
+                    renewed = time.monotonic()
+                    await self._write(k, seconds)
+                body = await self._resource()
+                heard = heard or _holds(body, k)
+                missing = _missing(body, k)
+            except Unreached as failure:  # an API server may be away for a moment of a boot
+                missing = str(failure)
+            if not missing:
+                return
+            passed = time.monotonic() - begun
+            if passed > self._patience or (passed > ACT_SECONDS and not heard):
+                within = self._patience if heard else ACT_SECONDS
+                raise Unsteerable(
+                    f"no engine with K={k} serves {within:.0f} s after the operator was asked: {missing}; "
+                    "`gemmaspec status` tells more"
+                )
+            await asyncio.sleep(RESTART_LOOK_SECONDS)
+
+
+def _holds(body: Mapping[str, Any], k: int) -> bool:
+    """Whether the operator has read the annotation."""
+    known = (body.get("status") or {}).get("k") or {}
+    return (known.get("held") or {}).get("k") == k
+
+
+def _missing(body: Mapping[str, Any], k: int) -> str:
+    """What engines that are held at ``k`` lack; empty where they serve. Raises Unsteerable where they never will."""
+    if not _holds(body, k):
+        return "status.k.held does not show it (does the operator run, and do its clock and yours agree?)"
+    status = body["status"]
+    conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
+    if conditions.get("Stalled", {}).get("status") == "True":
+        raise Unsteerable(f"engines with K={k} do not start: {conditions['Stalled'].get('message')}")
+    if status["k"].get("effective") != k:
+        return str(status["k"]["held"].get("message"))
+    for kind, wanted in (("Ready", "True"), ("Reconciling", "False")):
+        condition = conditions.get(kind, {})
+        if condition.get("status") != wanted:
+            return str(condition.get("message") or f"condition {kind} is not told")
+    return ""
 
 
 class Held:
@@ -186,6 +257,7 @@ class Held:
     def __init__(self, steering: Steering) -> None:
         self._steering = steering
         self._k: int | None = None
+        self._to_release = False
         self._renewing: asyncio.Task[None] | None = None
         self.failure: Unreached | Unsteerable | None = None
         """What the last renewal met; the K may have ended since."""
@@ -195,22 +267,28 @@ class Held:
         if k == self._k and self.failure is None:
             return
         await self._stop()
-        await self._steering.hold(k, HOLD_SECONDS)
+        before, self._to_release = self._to_release, True  # whatever ends the wait, K may be on its way
+        try:
+            await self._steering.hold(k, self._steering.lasts)
+        except Refused:
+            self._to_release = before
+            raise
         self._k, self.failure = k, None
         self._renewing = asyncio.create_task(self._renew(k))
 
     async def release(self) -> None:
         """Let go, where anything is held."""
         await self._stop()
-        if self._k is not None:
-            self._k = None
+        self._k = None
+        if self._to_release:
+            self._to_release = False
             await self._steering.release()
 
     async def _renew(self, k: int) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                await self._steering.hold(k, HOLD_SECONDS)
+                await self._steering.hold(k, self._steering.lasts)
                 self.failure = None
             except (Unreached, Unsteerable) as failure:
                 self.failure = failure

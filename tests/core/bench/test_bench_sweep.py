@@ -18,9 +18,17 @@ def test_every_place_is_measured_once_and_k_changes_seldom() -> None:
     sweep = Sweep((CODE, PROSE), (1, 4), (0, 1, 2), 3)
     turns = list(sweep.turns())
     assert len(turns) == len(set(turns)) == sweep.size == 36
-    changes = sum(a.k != b.k for a, b in pairwise(turns))
-    assert changes < sweep.changes == 18
+    assert sum(a.k != b.k for a, b in pairwise(turns)) < 2 * 3 * 3, "rounds that begin with the K before them"
     assert sweep.tokens == 36 // 2 * 100 * 5
+
+
+@pytest.mark.parametrize(("current", "moves"), [(2, 3), (0, 3), (4, 4), (None, 4)])
+def test_where_k_moves_by_restart_each_is_measured_in_one_go(current: int | None, moves: int) -> None:
+    sweep = Sweep((CODE, PROSE), (1, 4), (0, 1, 2), 3, seldom=True)
+    turns = list(sweep.turns())
+    assert len(turns) == len(set(turns)) == sweep.size
+    assert [turn.k for turn in turns] == sorted(turn.k or 0 for turn in turns)
+    assert sweep.moves(current) == moves, "from the spec's K and back to it"
 
 
 def test_no_k_is_always_the_first_of_its_round() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from gemmaspec.bench.outcome import outcome
 from gemmaspec.bench.runner import Runner, served
 from gemmaspec.cli.bench.screen import Bar, duration
 from gemmaspec.cli.bench.target import Target, by_address, of_resource
+from gemmaspec.core import hold
 from gemmaspec.core.bench import sweep as sweeps
 from gemmaspec.core.bench.result import EngineFacts, Result, Run
 from gemmaspec.core.bench.sweep import BadSweep, Sweep
@@ -91,22 +93,23 @@ class Session:
 
     def _confirm(self, target: Target) -> None:
         """Restarts are asked about before they are made."""
-        moves = self._sweep.changes + 1
+        moves, boot = self._sweep.moves(target.current), target.boot_seconds
         each = (
-            f"{duration(target.boot_seconds)} each, as measured"
-            if target.boot_seconds
-            else "each as long as its start takes"
+            f"{duration(boot)} each, as measured, {duration(moves * boot)} in all" if boot else "no start was measured"
         )
-        total = f", {duration(moves * target.boot_seconds)} in all" if target.boot_seconds else ""
         typer.echo(
-            f"K of this engine moves by restart: the sweep edits spec.speculative.k, restarts the engine {moves} times "
-            f"({each}{total}), and puts the spec back. Clients wait or fail meanwhile, and GitOps may fight the edits.",
+            f"K of this engine moves by restart: the sweep holds each K by the annotation {hold.ANNOTATION}, and "
+            f"engines boot {moves} times ({each}), the last time with the spec's K. A box serves nothing while it "
+            "boots. The spec stays as it is.",
             err=True,
         )
-        if not self._yes and not typer.confirm("Go on?", default=False, err=True):
-            raise BadSweep(
-                "nothing was changed; --yes goes on without asking, control.actuator: Live needs no restarts"
-            )
+        if self._yes:
+            return
+        way = "nothing was changed; --yes goes on without asking, control.actuator: Live needs no restarts"
+        if not sys.stdin.isatty():
+            raise BadSweep(f"--yes is missing, and nobody can be asked: {way}")
+        if not typer.confirm("Go on?", default=False, err=True):
+            raise BadSweep(way)
 
     def result(self, problem: str | None) -> Result:
         """What was measured, whole or not."""

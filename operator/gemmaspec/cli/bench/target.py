@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,8 +14,8 @@ from gemmaspec.adapters.transport import Direct, Proxied, Transport, Unreached
 from gemmaspec.api import identity
 from gemmaspec.bench import reading
 from gemmaspec.bench.runner import Failed
-from gemmaspec.bench.steering import AgentPort, Annotation, Edit, Steering, Unsteerable
-from gemmaspec.core import names
+from gemmaspec.bench.steering import AgentPort, Annotation, Refused, Restarts, Steering, Unsteerable
+from gemmaspec.core import hold, moment, names
 from gemmaspec.core.bench import subject
 from gemmaspec.core.bench.result import EngineFacts
 from gemmaspec.core.live import AGENT_PORT
@@ -26,9 +25,8 @@ from gemmaspec.recipes import load
 
 # As long as an engine may take from its start until it is ready, where nothing else is known.
 START_SECONDS: Final = 3600.0
-LOOK_SECONDS: Final = 2.0
-# Fields of `speculative` that a sweep by restart edits.
-_EDITED: Final = ("k", "control")
+# Beyond it, for the operator, the scheduler, and the old engine's end.
+SETTLE_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Target:
     @property
     def by_restart(self) -> bool:
         """Whether each move of K is a restart."""
-        return self.steering is not None and self.steering.name == Edit.name
+        return self.steering is not None and self.steering.name == Restarts.name
 
 
 @asynccontextmanager
@@ -131,7 +129,7 @@ async def _live(
     ks, moves = reading.grid(text), reading.moves(text)
 
     async def annotate(annotations: Mapping[str, str | None]) -> None:
-        await _merged(cluster, namespace, name, {"metadata": {"annotations": annotations}})
+        await _annotated(cluster, namespace, name, annotations)
 
     async def restarts() -> tuple[str, int]:
         return await _restarts(cluster, namespace, name, pod_name)
@@ -155,24 +153,29 @@ def _by_restart(
     cluster: Cluster, namespace: str, body: Mapping[str, Any], resolved: Resolved | None, engine: Transport
 ) -> Target:
     name = str(body["metadata"]["name"])
-    speculative = (body.get("spec") or {}).get("speculative") or {}
-    before = {key: speculative.get(key) for key in _EDITED}
-    if isinstance(before["control"], dict):
-        before["control"] = {"mode": None, **before["control"]}
     status = body.get("status") or {}
     boot = (status.get("control") or {}).get("bootSeconds")
-    asked = ((resolved.spec.rollout.startup_seconds if resolved else None) or START_SECONDS) + 600.0
+    now = time.time()
+    held = hold.read(body["metadata"].get("annotations") or {}, now)
+    if held is not None and held.active(now):
+        raise Failed(
+            f"K is held at {held.k} until {moment.text(held.until)}: wait, or end it with "
+            f"`gemmaspec set-k {name} --clear`"
+        )
+    patience = ((resolved.spec.rollout.startup_seconds if resolved else None) or START_SECONDS) + SETTLE_SECONDS
 
-    async def patch(part: Mapping[str, Any]) -> None:
-        await _merged(cluster, namespace, name, {"spec": {"speculative": part}})
+    async def annotate(annotations: Mapping[str, str | None]) -> None:
+        await _annotated(cluster, namespace, name, annotations)
 
-    async def runs(k: int | None) -> None:
-        await _until_runs(cluster, namespace, name, k, asked)
+    async def resource() -> Mapping[str, Any]:
+        return await _read(cluster, namespace, name)
 
     top = max(resolved.k, resolved.control.k_max) if resolved else 0
     off = resolved is None or resolved.k == 0
-    steering = None if off else Edit(patch, before, runs)
-    why = "K stays: the spec asks for no drafts" if off else ""
+    steering = None if off else Restarts(annotate, resource, patience)
+    why = "" if steering else "K stays: the spec asks for no drafts"
+    if resolved is None:
+        why = f"K stays: this release can't read the spec; `gemmaspec status {name}` may tell why"
     facts = subject.facts(resolved, status, range(top + 1) if steering else (), steering.name if steering else None)
     return Target(
         engine,
@@ -186,34 +189,28 @@ def _by_restart(
     )
 
 
-async def _merged(cluster: Cluster, namespace: str, name: str, patch: Mapping[str, Any]) -> None:
+async def _annotated(cluster: Cluster, namespace: str, name: str, annotations: Mapping[str, str | None]) -> None:
     try:
-        await cluster.merge(identity.KIND, namespace, name, patch)
+        await cluster.merge(identity.KIND, namespace, name, {"metadata": {"annotations": annotations}})
     except ApiFailure as failure:
+        if _passing(failure):
+            raise Unreached(failure.status, f"the resource was not patched: {failure.message}") from failure
         way = "; ask for the right to patch gemmaspecdeploys" if failure.status == 403 else ""
-        raise Unsteerable(f"the resource was not patched: {failure.message}{way}") from failure
+        raise Refused(f"the resource was not patched: {failure.message}{way}") from failure
 
 
-async def _until_runs(cluster: Cluster, namespace: str, name: str, k: int | None, seconds: float) -> None:
-    """Wait until the engines of the newest spec serve with this K."""
-    ends = time.monotonic() + seconds
-    while True:
-        body = await Reader(cluster).resource(namespace, name)
-        status, conditions = body.get("status") or {}, {}
-        conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
-        stalled = conditions.get("Stalled", {})
-        seen = status.get("observedGeneration") == body["metadata"].get("generation")
-        if seen and stalled.get("status") == "True":
-            raise Unsteerable(f"the resource is stalled: {stalled.get('message')}")
-        ready = conditions.get("Ready", {}).get("status") == "True"
-        settled = conditions.get("Reconciling", {}).get("status") == "False"
-        if seen and ready and settled and k in (None, (status.get("k") or {}).get("effective")):
-            return
-        if time.monotonic() > ends:
-            raise Unsteerable(
-                f"engines with K={k} did not serve within {seconds:.0f} s; `gemmaspec status {name}` tells"
-            )
-        await asyncio.sleep(LOOK_SECONDS)
+async def _read(cluster: Cluster, namespace: str, name: str) -> Mapping[str, Any]:
+    try:
+        return await Reader(cluster).resource(namespace, name)
+    except ApiFailure as failure:
+        if _passing(failure):
+            raise Unreached(failure.status, f"the resource was not read: {failure.message}") from failure
+        raise Unsteerable(f"the resource can't be read any more: {failure.message}") from failure
+
+
+def _passing(failure: ApiFailure) -> bool:
+    """Whether the API server may answer otherwise in a moment."""
+    return failure.status in (0, 429) or failure.status >= 500
 
 
 async def _restarts(cluster: Cluster, namespace: str, name: str, pod_name: str) -> tuple[str, int]:

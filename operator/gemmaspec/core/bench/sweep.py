@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 CONCURRENCIES: Final = (1, 4, 8)
@@ -74,12 +75,10 @@ class Sweep:
         """Number of measurements."""
         return len(self.workloads) * len(self.concurrencies) * len(self.ks) * self.runs
 
-    @property
-    def changes(self) -> int:
-        """How often K is moved, at most."""
-        if self.seldom:
-            return len(self.ks)
-        return len(self.concurrencies) * len(self.ks) * self.runs
+    def moves(self, current: int | None) -> int:
+        """How often K changes where it is moved seldom, from ``current`` and back to it."""
+        path = (current, *self.ks, current)
+        return sum(before != after for before, after in pairwise(path))
 
     @property
     def tokens(self) -> int:
