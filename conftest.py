@@ -12,23 +12,27 @@ _MEASURES: Final = ("e2e/test_live.py", "e2e/test_rollback.py")
 """Stories that compare speeds: they play last, when every other process is idle."""
 _ASIDE: Final = ("e2e/test_testbed.py", "e2e/test_weights.py")
 """Stories of the real cluster that another process plays, on a cluster of its own."""
-_LONG: Final = ("tests/agent/", "tests/engine/test_preflight_real.py", "tests/engine/test_weights.py")
+_LONG: Final = (
+    "tests/integration/",
+    "tests/agent/",
+    "tests/engine/test_preflight_real.py",
+    "tests/engine/test_weights.py",
+)
 
 
 def _scope(nodeid: str) -> str:
-    """Tests of one scope share a process and what it has started: a cluster, control planes."""
+    """Tests of one scope share a process, and so what it has started: the cluster of the stories."""
     if nodeid.startswith(_MEASURES):
         return "measures"
     if nodeid.startswith(_ASIDE):
         return "aside"
-    folder = next((name for name in ("e2e/", "tests/integration/") if nodeid.startswith(name)), None)
-    return folder or nodeid.split("::", 1)[0]
+    return "e2e/" if nodeid.startswith("e2e/") else nodeid.split("::", 1)[0]
 
 
 def _turn(nodeid: str) -> int:
     """When a scope has its turn: what takes longest first, what measures last."""
-    turns = {"e2e/": 0, "tests/integration/": 1, "aside": 2, "measures": 5}
-    return turns.get(_scope(nodeid), 3 if nodeid.startswith(_LONG) else 4)
+    turns = {"e2e/": 0, "aside": 1, "measures": 4}
+    return turns.get(_scope(nodeid), 2 if nodeid.startswith(_LONG) else 3)
 
 
 class Scheduling(LoadScopeScheduling):

@@ -104,6 +104,7 @@ def _edited(live: Live, k: int) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.campaign
 def test_the_engine_adapts_by_itself_while_the_operator_is_away(live: Live) -> None:
     live.edit(k=4, control={"mode": "Adaptive"})
     wait_for(lambda: live.agent()["k"]["mode"] == "Adaptive", "mode Adaptive", DEADLINE_SECONDS)
@@ -125,6 +126,7 @@ def test_the_engine_adapts_by_itself_while_the_operator_is_away(live: Live) -> N
     assert live.same_engine()
 
 
+@pytest.mark.campaign  # what the adaptive engine did is drawn
 def test_every_panel_of_the_live_dashboard_has_data(live: Live, prometheus: Prometheus) -> None:
     """Of what the stories above did; the last scrape may be a moment old."""
     asked = queries(LIVE_DASHBOARD)

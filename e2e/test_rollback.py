@@ -18,9 +18,9 @@ from traffic import Traffic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1200)]
 
-_MEASURED = 15.0  # seconds under each K
+_MEASURED = 10.0  # seconds under each K
 _ACCEPTANCE = "gemmaspec_conditional_acceptance_ratio"
-_QUIET = 30.0  # seconds in which nothing may flap
+_QUIET = 15.0  # seconds in which nothing may flap
 
 
 @dataclass

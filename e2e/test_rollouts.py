@@ -1,4 +1,4 @@
-"""A new revision is judged, and sent away when it is worse: on one box in the gate, on two under load as a campaign."""
+"""A new revision is judged, and sent away when it is worse: campaigns, on one box, and on two under load."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def _rolled_back(body: dict[str, Any]) -> bool:
     return condition(body, "RolledBack").get("status") == "True"
 
 
+@pytest.mark.campaign
 def test_a_revision_that_fails_preflight_goes_back_to_the_last_good_one(tiny: Tiny) -> None:
     """The pin says another vLLM than the image has: the one box gets its good engine back, the spec stays."""
     tiny.settle()

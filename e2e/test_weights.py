@@ -131,6 +131,7 @@ def test_the_engine_leaves_what_it_compiled_in_the_cache_of_its_image(downloaded
     assert files, "vLLM wrote there"
 
 
+@pytest.mark.campaign
 def test_a_second_pod_finds_the_weights_in_the_cache(downloaded: Resource, mirror: Mirror) -> None:
     before = mirror.asked()
     first = downloaded.pods()[-1]["metadata"]
