@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,8 @@ def previous(folder: Path) -> Path:
     """The chart's last snapshot as it was, but for the definition: today's, without what it has since learned.
 
     The operator of that snapshot is not here any more, and today's can't report under a definition that lacks fields
-    of its status (tests/integration/test_evolution.py). So the earlier definition lacks only a column.
+    of its status (tests/integration/test_evolution.py), nor without a right that it has since come to use. So the
+    earlier definition lacks only a column, and the rights are today's.
     """
     with tarfile.open(SNAPSHOT) as archive:
         archive.extractall(folder, filter="data")
@@ -45,6 +47,7 @@ def previous(folder: Path) -> Path:
     (version,) = definition["spec"]["versions"]
     version["additionalPrinterColumns"].pop()
     (folder / "gemmaspec" / "files" / "crd.yaml").write_text(yaml.safe_dump(definition))
+    shutil.copy(CHART / "files" / "rules.yaml", folder / "gemmaspec" / "files" / "rules.yaml")
     return folder / "gemmaspec"
 
 

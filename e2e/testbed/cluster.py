@@ -255,7 +255,9 @@ class Cluster:
         return str(ready[0])
 
     def _group(self, machine: str) -> str:
-        return f"testbed-{self.name}-{machine}"
+        """Unique on the host, where another cache may hold a cluster of the same name."""
+        place = hashlib.sha256(str(self.home).encode()).hexdigest()[:6]
+        return f"testbed-{self.name}-{machine}-{place}"
 
     def _machines(self, state: State) -> list[NodeMachine]:
         return [

@@ -196,19 +196,20 @@ async def test_nobody_listens() -> None:
 
 async def test_an_engine_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "SCRAPE_SECONDS", 0.2)
-    asked = asyncio.Event()
+    asked, given_up = asyncio.Event(), asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(exposition()[:200].encode())
         asked.set()
-        await asyncio.sleep(60)
+        await asyncio.wait_for(given_up.wait(), 60)
         return response
 
     async with serving(answer) as port, client() as engines:
         with pytest.raises(ScrapeError, match="Timeout"):
             await asyncio.wait_for(engines.scrape("127.0.0.1", port, 0.0), 30)
+        given_up.set()
     assert asked.is_set()
 
 

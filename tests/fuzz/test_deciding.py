@@ -85,6 +85,11 @@ def verdicts(spec: Mapping[str, Any]) -> Any:
     ]
 
 
+def asks(spec: Mapping[str, Any]) -> Any:
+    """Whether an idle engine is to be asked something before its revision is judged."""
+    return trial.waits(resolve(spec, {}), None)
+
+
 def boxes(spec: Mapping[str, Any]) -> Any:
     """Boxes of each revision on trial, and how many engines may be missing."""
     resolved = resolve({**spec, "replicas": 4}, {})
@@ -136,6 +141,7 @@ DECIDES: dict[str, tuple[Any, Any, Callable[[Mapping[str, Any]], Any]]] = {
     ANALYSIS + "progressDeadlineSeconds": (60, 6000, verdicts),
     ANALYSIS + "timeoutSeconds": (10, 1000, verdicts),
     ANALYSIS + "onInconclusive": ("Hold", "Promote", verdicts),
+    ANALYSIS + "warmUp": ("Never", "WhenIdle", asks),
     "rollout.strategy": ("Canary", "AllAtOnce", boxes),
     "rollout.maxUnavailable": (1, 3, boxes),
     "rollout.revisionHistoryLimit": (1, 5, records),
