@@ -30,7 +30,7 @@ class Scene:
         self.now = time.time()
         self.cluster = FakeCluster(station)
         self.cluster.clock = lambda: self.now
-        self.steering = Restarts(self.annotate, self.resource, 60.0, lambda: self.now)
+        self.steering = Restarts(self.annotate, self.resource, 600.0, lambda: self.now)
 
     async def annotate(self, annotations: Mapping[str, str | None]) -> None:
         await self.cluster.merge("GemmaSpecDeploy", "llm", "gemma", {"metadata": {"annotations": annotations}})
@@ -94,8 +94,9 @@ async def test_an_operator_that_does_not_act_is_told_before_the_deadline_of_a_bo
 ) -> None:
     monkeypatch.setattr(steering, "ACT_SECONDS", 0.2)
     scene.cluster.heard = False
-    with pytest.raises(Failed, match=r"does the operator run, and do its clock and yours agree"):
-        await scene.runner().run("fake")
+    async with asyncio.timeout(60):  # a boot had ten times as long
+        with pytest.raises(Failed, match=r"does the operator run, and do its clock and yours agree"):
+            await scene.runner().run("fake")
     assert not scene.cluster.annotations
     assert not scene.cluster.boots
 
