@@ -8,8 +8,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-_MEASURES: Final = ("e2e/test_live.py", "e2e/test_rollback.py")
-"""Stories that compare speeds: they play last, when every other process is idle."""
+_MEASURES: Final = ("e2e/test_live.py", "e2e/test_rollback.py", "tests/integration/test_plans.py")
+"""What compares speeds, or promises a time of the processor: it plays last, when every other process is idle."""
 _ASIDE: Final = ("e2e/test_testbed.py", "e2e/test_weights.py")
 """Stories of the real cluster that another process plays, on a cluster of its own."""
 _LONG: Final = (

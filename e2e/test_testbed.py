@@ -140,6 +140,7 @@ def test_rights_of_a_service_account_from_outside(own_cluster: Cluster, namespac
     assert said == f"system:serviceaccount:{namespace}:default"
 
 
+@pytest.mark.campaign
 def test_labels_taints_resources_and_the_loss_of_a_node(own_cluster: Cluster) -> None:
     name = f"{own_cluster.name}-nodes"
     second = NodeSpec(
@@ -162,6 +163,7 @@ def test_labels_taints_resources_and_the_loss_of_a_node(own_cluster: Cluster) ->
     assert not _traces(name)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("wait", ["control/init.pid", "control/audit.log", "nodes/n1/kubelet.yaml"])
 def test_killed_while_starting_then_up_again(own_cluster: Cluster, wait: str) -> None:
     name = f"{own_cluster.name}-crash"

@@ -202,7 +202,7 @@ def test_an_idle_box_is_judged_by_warm_up_alone(running: Scene, accepts: Traffic
         assert "warm-up prompts" in running.condition("RolledBack")["message"]
     else:
         running.until(lambda: running.status()["lastGoodRevision"] != good["revision"], "taken", 120)
-        assert "warm-up prompts" in running.condition("RolledBack")["message"]
+        running.until(lambda: "warm-up prompts" in running.condition("RolledBack")["message"], "and told by what", 60)
         assert running.wait_converged(60)["warmUp"]["revision"] == running.status()["revision"]
 
 
