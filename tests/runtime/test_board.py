@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -15,6 +14,7 @@ from gemmaspec.api import identity
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Pod, Proof, Sample
 from gemmaspec.core.reconcile import Reading
+from gemmaspec.core.series import Series
 from gemmaspec.runtime import families, metrics
 from gemmaspec.runtime.board import Board
 from gemmaspec.runtime.cache import Cache
@@ -243,12 +243,12 @@ def test_every_family_is_declared_and_tells_its_unit() -> None:
 def test_a_pod_may_go_while_metrics_are_collected() -> None:
     """Collection runs in a thread of its own: what is asked for may be gone between two looks."""
 
-    class Going(dict[str, deque[Sample]]):
+    class Going(dict[str, Series]):
         def __contains__(self, uid: object) -> bool:
             raise AssertionError("two looks at one pod")
 
     scraper = Scraper(cast("Engines", None), cast("Cache", None), lambda _: 0, lambda _: None, 1.0)
-    scraper._series = Going({"u1": deque([sample(-1, 100, 50, 20)])})
+    scraper._series = Going({"u1": Series([sample(-1, 100, 50, 20)])})
     assert list(scraper.samples([pod(), pod(uid="u2")])) == ["u1"]
 
 

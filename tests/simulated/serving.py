@@ -19,6 +19,7 @@ from gemmaspec.core.plan import Owner
 from gemmaspec.core.recipe import Prior, Recipe
 from gemmaspec.core.reconcile import decide_k
 from gemmaspec.core.resolve import Resolved, resolve
+from gemmaspec.core.series import Series
 
 EPOCH = 1_800_000_000.0
 HOUR = 3600.0
@@ -153,7 +154,7 @@ class SimulatedServing:
         self.status: dict[str, Any] = {}
         self.moves: list[Move] = []
         self.told: list[str] = []
-        self.series: dict[str, list[Sample]] = {}
+        self.series: dict[str, Series] = {}
         self._born = 0
         self.spec_k = k
         self.resolved = self._resolve()
@@ -188,7 +189,7 @@ class SimulatedServing:
         """What the operator sees now."""
         pods = tuple(_pod(engine, self.now - self._skew, self.boot) for engine in self.engines)
         ready = {pod.uid for pod in pods if pod.ready}
-        samples = {uid: tuple(series) for uid, series in self.series.items() if uid in ready}
+        samples = {uid: series.copy() for uid, series in self.series.items() if uid in ready}
         resource = Resource(Owner("ns", "sim", "uid"), 1, False, {}, self.status)
         return Observation(resource=resource, now=self.now, pods=pods, samples=samples)
 
@@ -212,7 +213,7 @@ class SimulatedServing:
                     continue
                 engine.serve(self.scrape, traffic, step_ms, self.rng)
                 if not lost(self.now):
-                    remember(self.series.setdefault(engine.uid, []), engine.sample(self.now), lambda: HOUR)
+                    remember(self.series.setdefault(engine.uid, Series()), engine.sample(self.now), lambda: HOUR)
             self.decide()
 
     def decide(self) -> None:

@@ -7,7 +7,7 @@ which a counter fell, or that is too far apart, is left out: missing data is not
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import ge, sub
@@ -104,7 +104,7 @@ class Window:
 def window(k: int, series: Iterable[Sequence[Sample]], since: float) -> Window:
     """Pool what the engines in ``series`` (each in order of time) did after ``since``; all ran with ``k``."""
     by_engine = [
-        [(before, after) for before, after in pairwise(_after(samples, since)) if _tells(k, before, after)]
+        [(before, after) for before, after in pairwise(recent(samples, since)) if _tells(k, before, after)]
         for samples in series
     ]
     pairs = [pair for own in by_engine for pair in own]
@@ -152,21 +152,22 @@ def lifetime(k: int, samples: Mapping[str, Sequence[Sample]]) -> Window:
     )
 
 
-def remember(series: list[Sample], sample: Sample, seconds: Callable[[], float]) -> None:
+def remember(series: MutableSequence[Sample], sample: Sample, seconds: Callable[[], float]) -> None:
     """Append a sample; of those before the newest ``MOST_SAMPLES``, keep what windows of ``seconds`` need.
 
     That is one every ``SPARSE_SECONDS``, and both sides of every gap and of every counter that fell. Done now and
     then, so that a scrape costs no pass over them all. Of an engine that does nothing the samples before the newest
     ``DENSE_SAMPLES`` are so few at once: most of a thousand engines are idle most of the time. When the clock was set
-    back, nothing of before is kept: it would count as of now until the clock has caught up.
+    back, nothing of before is kept: it would count as of now until the clock has caught up. What is older than
+    ``KEPT_SECONDS`` and than ``seconds`` goes.
     """
     if series and sample.time < series[-1].time:
         series.clear()
     series.append(sample)
+    if sample.time - series[0].time > KEPT_SECONDS and sample.time - series[0].time > seconds():
+        del series[0]
     if len(series) > DENSE_SAMPLES and _is_flat(*series[-DENSE_SAMPLES - 1 : -DENSE_SAMPLES + 2]):
         del series[-DENSE_SAMPLES]
-        if sample.time - series[0].time > KEPT_SECONDS and sample.time - series[0].time > seconds():
-            del series[0]
         return
     if len(series) % 60 or len(series) <= MOST_SAMPLES:
         return
@@ -187,7 +188,8 @@ def _is_flat(before: Sample, between: Sample, after: Sample) -> bool:
     return replace(between, time=before.time) == before == replace(after, time=before.time)
 
 
-def _after(samples: Sequence[Sample], since: float) -> Sequence[Sample]:
+def recent(samples: Sequence[Sample], since: float) -> Sequence[Sample]:
+    """Those of an engine's samples, which are in order of time, that are no older than ``since``."""
     return samples[bisect_left(samples, since, key=lambda sample: sample.time) :]
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gemmaspec.api.spec import Strategy
 from gemmaspec.core import analysis, canary, figures, memory, names, rollout, warmup
-from gemmaspec.core.acceptance import window
+from gemmaspec.core.acceptance import recent, window
 from gemmaspec.core.analysis import Answer, Baseline, Rules, Seen, Speed, Verdict
 from gemmaspec.core.canary import Phase, Rollout, Turn
 from gemmaspec.core.control import Change, ControlState, Evidence
@@ -254,7 +254,7 @@ def _spans(pods: Sequence[Pod], samples: Mapping[str, Sequence[Sample]], k: int,
     found = []
     for pod in pods:
         since = (pod.ready_at or 0.0) + delay
-        series = [sample for sample in samples.get(pod.uid, ()) if sample.time >= since] if pod.ready else []
+        series = recent(samples.get(pod.uid, ()), since) if pod.ready else ()
         for pair in pairwise(series):
             span = window(k, [pair], 0.0)
             if span.step_milliseconds and span.step_seconds_count >= analysis.LEAST_OUTPUTS:

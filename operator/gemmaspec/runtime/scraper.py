@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from gemmaspec.adapters.engine import Engines, ScrapeError, Told
 from gemmaspec.core import names
@@ -20,6 +20,7 @@ from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.live import AGENT_PORT
 from gemmaspec.core.observation import Pod, Sample, Wish
 from gemmaspec.core.plan import BENCHMARK_PORT
+from gemmaspec.core.series import Series
 from gemmaspec.core.warmup import WarmUp
 from gemmaspec.runtime import metrics
 from gemmaspec.runtime.cache import Cache
@@ -27,7 +28,6 @@ from gemmaspec.runtime.queue import Key
 from gemmaspec.runtime.warmups import WarmUps
 
 log = logging.getLogger("gemmaspec.scraper")
-_Known = TypeVar("_Known", Sample, Report)
 
 AT_ONCE: Final = 64
 # More engines than these in a second are scraped less often: each costs most of a millisecond of processor time.
@@ -60,7 +60,7 @@ class Scraper:
         self._cache = cache
         self._wake = wake
         self._seconds = seconds
-        self._series: dict[str, list[Sample]] = {}
+        self._series: dict[str, Series] = {}
         self._told: dict[str, Told] = {}
         self._downloads: dict[str, float] = {}
         self._reports: dict[str, deque[Report]] = {}
@@ -79,8 +79,11 @@ class Scraper:
         return resource.status if resource else {}
 
     def samples(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Sample]]:
-        """What is known of these pods, oldest first."""
-        return _known(self._series, pods)
+        """What is known of these pods, oldest first: a copy, taken in one look at each pod, since metrics are collected
+        in a thread, and a pod may go meanwhile.
+        """
+        found = {pod.uid: self._series.get(pod.uid) for pod in pods}
+        return {uid: series.copy() for uid, series in found.items() if series is not None}
 
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         """Share of the weights that these pods have downloaded, by pod uid."""
@@ -245,7 +248,8 @@ class Scraper:
 
     def reports(self, pods: Sequence[Pod]) -> Mapping[str, Sequence[Report]]:
         """What these pods' agents said in the last minute, by pod uid."""
-        return _known(self._reports, pods)
+        found = {pod.uid: self._reports.get(pod.uid) for pod in pods}
+        return {uid: tuple(told) for uid, told in found.items() if told is not None}
 
     async def _ask_download(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None
@@ -271,7 +275,7 @@ class Scraper:
             return
         self._told[pod.uid] = told
         sample = self._warmups.traffic(key, pod, told.sample)
-        series = self._series.setdefault(pod.uid, [])
+        series = self._series.setdefault(pod.uid, Series())
         idle = bool(series) and series[-1].generation_tokens == sample.generation_tokens
         remember(series, sample, lambda: self._window_of(key))
         if not idle:
@@ -281,9 +285,3 @@ class Scraper:
 def _says(report: Report) -> tuple[object, ...]:
     """What of a report a pass may have to act on at once; the rest waits for the next one."""
     return report.settings, report.k, report.fallback
-
-
-def _known(series: Mapping[str, Sequence[_Known]], pods: Sequence[Pod]) -> dict[str, tuple[_Known, ...]]:
-    """Of these pods, copied. Each is looked up once: metrics are collected in a thread, and a pod may go meanwhile."""
-    found = {pod.uid: series.get(pod.uid) for pod in pods}
-    return {uid: tuple(told) for uid, told in found.items() if told is not None}
