@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -147,6 +148,93 @@ def phase_table(rows: list[Row]) -> list[str]:
     return lines
 
 
+SINCE: Final = (0, 1, 3, 10, 30, 60)
+"""Seconds since the text turned: where what a turn costs is looked for."""
+
+
+def alternate_table(rows: list[Row]) -> list[str]:
+    """Text that turns: every static K, adaptive, and what it reaches of each phase's best, repeat by repeat."""
+    lines: list[str] = []
+    for (station, streams), own in grouped(rows, "station", "streams").items():
+        found = grouped(own, "phase", "policy")
+        kinds = list(dict.fromkeys(row["phase"] for row in own))
+        static = sorted({row["policy"] for row in own} - {"adaptive"})
+        for cells in found.values():  # longer ones, where there are, instead of the scouting
+            if any(row["repeat"] >= 0 for row in cells):
+                cells[:] = [row for row in cells if row["repeat"] >= 0]
+        best = {}
+        for kind in kinds:
+            asked = [k for k in static if found[kind, k][0]["repeat"] >= 0]
+            best[kind] = max(asked, key=lambda k, kind=kind: _mean(found[kind, k], "tok_s"))
+        one = max(static, key=lambda k: sum(_mean(found[kind, k], "tok_s") for kind in kinds))
+        lines += [f"### Text that turns, {station}, {streams} stream{'s' if streams > 1 else ''}", ""]
+        lines += ["| phase | " + " | ".join([*static, "adaptive"]) + " |", "|" + "---|" * (len(static) + 2)]
+        for kind in kinds:
+            cells = [
+                f"{_mean(group, 'tok_s'):.0f} ({len(group)} × {group[0]['seconds']:.0f} s)"
+                for group in (found[kind, policy] for policy in [*static, "adaptive"])
+            ]
+            lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+        lines += ["", "| adaptive of | tok/s, as drawn | at the expected acceptance |", "|---|---|---|"]
+        for name, figures in _ratios(found, kinds, best, one).items():
+            lines.append(f"| {name} | " + " | ".join("{:.1f} ± {:.1f} %".format(*interval(f)) for f in figures) + " |")
+        lines += ["", *_since(found, kinds, best), ""]
+    return lines
+
+
+def _mean(cells: list[Row], name: str) -> float:
+    return statistics.fmean(row[name] for row in cells)
+
+
+def _expected(row: Row) -> float:
+    """Tokens per second, had each step brought what steps of its K bring on average at these rates."""
+    drawn = sum(tokens for _, tokens in row["perK"].values())
+    mean = sum(requests * row["expected"][k] for k, (requests, _) in row["perK"].items())
+    return float(row["tok_s"] * mean / drawn)
+
+
+def _ratios(
+    found: dict[tuple[Any, ...], list[Row]], kinds: list[str], best: dict[str, str], one: str
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Per cent, of each repeat: of each phase's best static K in the same repeat, and of the best single one."""
+    figures: dict[str, tuple[list[float], list[float]]] = {}
+    ways = (lambda row: float(row["tok_s"]), _expected)
+    by_repeat = {key: {row["repeat"]: row for row in cells} for key, cells in found.items()}
+    needed = [by_repeat[kind, policy] for kind in kinds for policy in ("adaptive", best[kind])]
+    whole = sorted(set.intersection(*map(set, needed)))  # a repeat that was cut off does not count
+    phases: list[list[list[float]]] = []
+    for kind in kinds:
+        mine, other = by_repeat[kind, "adaptive"], by_repeat[kind, best[kind]]
+        both = [[100 * way(mine[repeat]) / way(other[repeat]) for repeat in whole] for way in ways]
+        phases.append(both)
+        figures[f"the best of {kind} text, {best[kind]}"] = (both[0], both[1])
+    means = [[statistics.fmean(pair) for pair in zip(*(both[i] for both in phases), strict=True)] for i in (0, 1)]
+    figures["the best of each phase, mean"] = (means[0], means[1])
+    shares: list[list[float]] = []
+    for way in ways:
+        single = sum(statistics.fmean(map(way, found[kind, one])) for kind in kinds)
+        rates = [sum(way(by_repeat[kind, "adaptive"][repeat]) for kind in kinds) for repeat in whole]
+        shares.append([100 * rate / single for rate in rates])
+    figures[f"the best single K of the whole run, {one}"] = (shares[0], shares[1])
+    return figures
+
+
+def _since(found: dict[tuple[Any, ...], list[Row]], kinds: list[str], best: dict[str, str]) -> list[str]:
+    """Where in a phase adaptive loses."""
+    shortest = min(len(row["perSecond"]) - 1 for kind in kinds for row in found[kind, "adaptive"])
+    spans = [(begin, end) for begin, end in itertools.pairwise(SINCE) if begin < shortest]
+    lines = ["| seconds since the text turned | " + " | ".join(f"{a} to {b}" for a, b in spans) + " |"]
+    lines += ["|" + "---|" * (len(spans) + 1)]
+    for kind in kinds:
+        level = statistics.fmean(statistics.fmean(row["perSecond"][:-1]) for row in found[kind, best[kind]])
+        cells = [
+            100 * statistics.fmean(statistics.fmean(row["perSecond"][a:b]) for row in found[kind, "adaptive"]) / level
+            for a, b in spans
+        ]
+        lines.append(f"| {kind}: % of {best[kind]} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
+    return lines
+
+
 def _whole_run(own: list[Row], static: list[str]) -> list[str]:
     """Tokens of whole rounds: phases of equal length count by what they brought relative to the phase's best."""
     ratios: dict[str, list[float]] = defaultdict(list)
@@ -195,13 +283,14 @@ def main() -> None:
     rows = [json.loads(line) for line in raw.splitlines() if line.strip()]
     by_kind = {
         kind: [row for row in rows if row["kind"] == kind]
-        for kind in ("sweep", "compare", "costs", "phases", "error", "status")
+        for kind in ("sweep", "compare", "costs", "phases", "alternate", "error", "status")
     }
     OUT.mkdir(exist_ok=True)
     lines = ["# Live K on a GPU", "", f"{arguments.machine} `bench/gpu/README.md` says how. ± is a 95 % interval.", ""]
     lines += sweep_table(by_kind["sweep"]) + order_table(by_kind["sweep"])
     lines += compare_table(by_kind["compare"]) if by_kind["compare"] else []
     lines += cost_table(by_kind["costs"]) + phase_table(by_kind["phases"])
+    lines += alternate_table(by_kind["alternate"])
     for row in by_kind["status"]:
         facts = {name: row[name] for name in ("overhead", "exceptions")} | {"graphs": row["engine"]["graphs"]}
         lines.append(f"- {row['station']}: `{json.dumps(facts)}`")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,19 @@ class Served:
     def put(self, **settings: Any) -> None:
         """PUT /k."""
         self.agent("PUT", "/k", settings)
+
+    def decoded(self) -> dict[int, tuple[int, int]]:
+        """By K that a step verified: requests in steps without prefill, and the tokens that they got."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.control}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        requests, tokens = (
+            {
+                int(k): int(float(n))
+                for k, n in re.findall(rf'^gemmaspec_agent_{name}_total{{k="(\d+)"}} (\S+)', text, re.M)
+            }
+            for name in ("decode_requests", "decode_tokens")
+        )
+        return {k: (requests[k], tokens[k]) for k in requests}
 
     def accept(self, rates: list[float]) -> None:
         """Synthetic acceptance from now on: conditional rates per position."""

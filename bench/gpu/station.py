@@ -5,6 +5,7 @@
 26b-d  live engine and one at fixed K=4 side by side, for BENCH_SECONDS: held K=4 against fixed K=4, and what the
        agent takes of each step with K held and with `adaptive`
 26b-e  26b-d, then phases
+26b-g  26b-d at BENCH_COST_STREAMS, then text that turns from good to bad and back, 26b-h that alone
 26b-f  live engine and one with vLLM's own adaptive verification (from 0.30 on) side by side: phases
 31b-a  live engine: sweep, phases
 31b-b  one after another: without speculation, live, fixed K=4 (two of them do not fit on one GPU)
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import subprocess
@@ -39,8 +41,17 @@ WINDOW = 1.5
 HELD_WINDOW = 2.5
 COST_WINDOW = 2.0
 COST_SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
+COST_STREAMS = tuple(int(count) for count in os.environ.get("BENCH_COST_STREAMS", "1,8,16").split(","))
 PHASE_SECONDS = float(os.environ.get("BENCH_PHASE_SECONDS", "10"))
 PHASE_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
+ALTERNATE = tuple(
+    tuple(map(int, part.split(":"))) for part in os.environ.get("BENCH_ALTERNATE", "1:900,8:900").split(",")
+)
+"""(streams, seconds) of the text that alternates."""
+ALTERNATE_SECONDS, SCOUT_SECONDS = float(os.environ.get("BENCH_TURN_SECONDS", "60")), 10.0
+CONTENDER = 0.95
+"""A static K that the scouting finds below this part of the phase's best is not asked again in that phase."""
+OUTPUT = 1024
 GOOD = [0.92, 0.92, 0.92, 0.91, 0.90, 0.90, 0.90, 0.90]
 BAD = [0.25, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20]
 CERTAIN = [1.0] * max(GRID)
@@ -124,6 +135,69 @@ async def adapt(live: Served, write: Write, verifying: Served | None = None) -> 
                 write("phases", policy=policy, phase=name, streams=count, repeat=repeat, **cell, **extra)
 
 
+async def alternate(live: Served, count: int, seconds: float, write: Write) -> None:
+    """Text that turns from good to bad and back, ALTERNATE_SECONDS each: adaptive and each phase's best static K, in
+    turns and in a new order each time. Which K come into question is what short phases of all of them show first.
+
+    A static K has no memory, so it is measured in the phases where it matters only. ``adaptive`` keeps what it learns;
+    what it knows at the beginning of a phase is the text of before.
+    """
+    end, dice = time.monotonic() + seconds, random.Random(count)
+    both = {"good": GOOD, "bad": BAD}
+    found: dict[tuple[str, int], float] = {}
+    for k in dice.sample(GRID, len(GRID)):
+        for kind, rate in (await turn(live, f"k{k}", count, both, SCOUT_SECONDS, -1, write)).items():
+            found[kind, k] = rate
+    best = {kind: max(found[kind, k] for k in GRID) for kind in both}
+    contenders = [(f"k{k}", {kind: both[kind]}) for (kind, k), rate in found.items() if rate > CONTENDER * best[kind]]
+    turns = [("adaptive", both), *contenders]
+    takes = sum(len(kinds) * ALTERNATE_SECONDS + 2 for _, kinds in turns)
+    repeat = 0
+    while time.monotonic() + takes < end or not repeat:
+        for policy, kinds in dice.sample(turns, len(turns)):
+            await turn(live, policy, count, kinds, ALTERNATE_SECONDS, repeat, write)
+        repeat += 1
+
+
+async def turn(
+    live: Served,
+    policy: str,
+    count: int,
+    kinds: dict[str, list[float]],
+    seconds: float,
+    repeat: int,
+    write: Write,
+) -> dict[str, float]:
+    """One policy through the kinds of text, on streams that go on from one to the next; tokens per second of each.
+
+    The policy decides from the first phase's first step on, not while the streams begin.
+    """
+    live.put(mode="Fixed", k=max(GRID))
+    rates = {}
+    async with running(live, count, 100 * (repeat + 1) + count, OUTPUT) as streams:
+        for kind, accepted in kinds.items():
+            live.accept(accepted)
+            if kind == next(iter(kinds)):
+                if policy == "adaptive":
+                    live.put(mode="Adaptive", k=max(GRID))
+                else:
+                    live.put(mode="Fixed", k=int(policy[1:]))
+            before = live.decoded()
+            window = await streams.window(seconds)
+            after = live.decoded()
+            steps = {k: [now - then for now, then in zip(after[k], before.get(k, (0, 0)), strict=True)] for k in after}
+            rates[kind] = window.rate
+            facts = {"policy": policy, "phase": kind, "streams": count, "repeat": repeat, "seconds": seconds}
+            expected = {k: expected_tokens(accepted, k) for k in after}
+            write("alternate", **facts, **window.as_json(), perSecond=window.per_second, perK=steps, expected=expected)
+    return rates
+
+
+def expected_tokens(conditional: list[float], k: int) -> float:
+    """Tokens of one request in a step of K, on average: 1 + a1 + a1 a2 + …"""
+    return 1.0 + sum(math.prod(conditional[:j]) for j in range(1, k + 1))
+
+
 async def costs(live: Served, plain: Served, seconds: float, write: Write) -> None:
     """Held and fixed in turns, with every draft accepted, and `adaptive` at the published rates, until the time is
     over; with the agent's account of all steps, by cell.
@@ -132,7 +206,7 @@ async def costs(live: Served, plain: Served, seconds: float, write: Write) -> No
     plain.accept(CERTAIN)
     repeat = 0
     while time.monotonic() < end:
-        for count in (1, 8, 16):
+        for count in COST_STREAMS:
             both = [("live", live), ("plain", plain)]
             for who, engine in [*(both if repeat % 2 else both[::-1]), *([] if repeat % 2 else [("adaptive", live)])]:
                 if who == "adaptive":
@@ -228,9 +302,17 @@ def side_by_side(model: str, other: str, gpu: int, home: Path, write: Write, *wo
                 asyncio.run(costs(live, plain, COST_SECONDS, write))
             elif work == "sweep":
                 asyncio.run(sweep(live, plain, write))
+            elif work == "alternate":
+                alternated(live, write)
             else:
                 asyncio.run(adapt(live, write, plain if other == "verify" else None))
             write("status", **live.agent("GET", "/status"))
+
+
+def alternated(live: Served, write: Write) -> None:
+    """All concurrencies, one after another."""
+    for count, seconds in ALTERNATE:
+        asyncio.run(alternate(live, count, seconds, write))
 
 
 def alone(model: str, gpu: int, home: Path, write: Write, *works: str) -> None:
@@ -238,7 +320,10 @@ def alone(model: str, gpu: int, home: Path, write: Write, *works: str) -> None:
     live = serve(model, "live", gpu, 0, home, 0.90)
     with up([live], write):
         for work in works:
-            asyncio.run(sweep(live, None, write) if work == "sweep" else adapt(live, write))
+            if work == "alternate":
+                alternated(live, write)
+            else:
+                asyncio.run(sweep(live, None, write) if work == "sweep" else adapt(live, write))
         write("status", **live.agent("GET", "/status"))
 
 
@@ -262,6 +347,10 @@ def main() -> int:
             side_by_side(model, "plain4", gpu, home, write, "costs")
         elif name.endswith("-e"):
             side_by_side(model, "plain4", gpu, home, write, "costs", "phases")
+        elif name.endswith("-g"):
+            side_by_side(model, "plain4", gpu, home, write, "costs", "alternate")
+        elif name.endswith("-h"):
+            alone(model, gpu, home, write, "alternate")
         elif name.endswith("-f"):
             side_by_side(model, "verify", gpu, home, write, "phases")
         elif name.endswith("-c"):
