@@ -1,7 +1,8 @@
 """``python -m bench.livek``: one real vLLM engine, traffic that turns from good to bad text and back, all policies.
 
 The policies share one engine and one stream of traffic, in turns of a few seconds and in a new order each time, by PUT
-/k, so that the machine's moods hit all alike; a phase lasts until each policy had its time. ``--overhead`` compares
+/k, so that the machine's moods hit all alike; a phase lasts until each policy had its time. In each turn all policies
+get the same requests. ``--overhead`` compares
 tokens per second with plain vLLM at the same static K instead. Results: ``bench/results/livek.json``, ``livek.svg`` and
 the table in ``livek.md``.
 """
@@ -11,11 +12,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import platform
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -118,6 +117,7 @@ def measure(live: Engine, rounds: int, seconds: float, facts: dict[str, Any]) ->
             with traffic.background():
                 for turn in range(turns):
                     for policy in dice.sample(POLICIES, len(POLICIES)):
+                        traffic.begin_again(100 * number + turn)
                         live.follow(policy)
                         time.sleep(SETTLE_SECONDS)
                         row = block(live.served, traffic)
@@ -178,10 +178,8 @@ def main() -> None:
             for kind in PHASES:
                 phase(live.served, kind, min(10.0, arguments.seconds), seed=999)
             rows = measure(live, arguments.rounds, arguments.seconds, facts)
-    shares = report.shares(rows)
-    print(json.dumps({name: [round(x, 3) for x in values] for name, values in shares.items()}))
-    if not all(math.isfinite(statistics.fmean(values)) for values in shares.values()):
-        sys.exit(1)
+    for name, pairs in report.shares(rows).items():
+        print("{}: {:.1f} ± {:.1f} %".format(name, *(100 * figure for figure in report.share(pairs))))
 
 
 if __name__ == "__main__":

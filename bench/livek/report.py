@@ -15,8 +15,12 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 OUT: Final = Path(__file__).resolve().parents[1] / "results"
-# Student's t, 97.5 %, by degrees of freedom 1 to 9 (standard table).
-T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# Student's t, 97.5 %, by degrees of freedom 1 to 30 (standard table).
+T: Final = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 Row = dict[str, Any]
 
 
@@ -27,6 +31,17 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), T[min(len(values) - 2, len(T) - 1)] * statistics.stdev(values) / len(values) ** 0.5
 
 
+def share(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """All of the first over all of the second, and half the width of its 95 % interval; the pairs are turns.
+
+    By the delta method. A mean of the turns' own ratios would lie too high: a slow turn of the second weighs more than
+    a fast one.
+    """
+    mine, other = (statistics.fmean(column) for column in zip(*pairs, strict=True))
+    ratio = mine / other
+    return ratio, interval([(a - ratio * b) / other for a, b in pairs])[1]
+
+
 def rates(rows: list[Row], unit: str) -> dict[tuple[str, str], list[float]]:
     """(policy, phase) → the figure of each turn."""
     found: dict[tuple[str, str], list[float]] = {}
@@ -35,26 +50,25 @@ def rates(rows: list[Row], unit: str) -> dict[tuple[str, str], list[float]]:
     return found
 
 
-def shares(rows: list[Row], unit: str = "tok_s") -> dict[str, list[float]]:
-    """Per turn: adaptive over the best static K of each phase, and over the best single K of both phases.
+def shares(rows: list[Row], unit: str = "tok_s") -> dict[str, list[tuple[float, float]]]:
+    """Per turn: adaptive and the best static K of each phase, and the best single K of both phases.
 
     Which K is the best is taken from all turns: a maximum of single noisy ones would flatter the static side.
     """
     found = rates(rows, unit)
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     static = sorted({policy for policy, _ in found} - {"adaptive"})
-    result: dict[str, list[float]] = {}
+    result: dict[str, list[tuple[float, float]]] = {}
     for phase in phases:
         best = max(static, key=lambda k: statistics.fmean(found[k, phase]))
-        pairs = zip(found["adaptive", phase], found[best, phase], strict=True)
-        result[f"{phase}: of {best}"] = [mine / other for mine, other in pairs]
+        result[f"{phase}: of {best}"] = list(zip(found["adaptive", phase], found[best, phase], strict=True))
     turns = range(min(len(values) for values in found.values()))
 
     def whole(policy: str, i: int) -> float:
         return statistics.fmean(found[policy, phase][i] for phase in phases)
 
     best = max(static, key=lambda k: statistics.fmean(whole(k, i) for i in turns))
-    result[f"whole run: of {best}"] = [whole("adaptive", i) / whole(best, i) for i in turns]
+    result[f"whole run: of {best}"] = [(whole("adaptive", i), whole(best, i)) for i in turns]
     return result
 
 
@@ -71,7 +85,7 @@ def write(rows: list[Row], machine: Row, rounds: int, seconds: float, status: Ro
     lines += [
         f"`python -m bench.livek --rounds {rounds} --seconds {seconds:g}`: tiny pair, vLLM 0.32 on a CPU (V1,",
         f"synchronous), 4 streams, {seconds:g} s of each policy in a phase, in turns of 5 s on one engine under one",
-        "stream of traffic;",
+        "stream of traffic, the same requests for all policies of a turn;",
         f"machine: `{json.dumps(machine)}`. ± is a 95 % interval over turns.",
         "",
     ]
@@ -84,12 +98,10 @@ def write(rows: list[Row], machine: Row, rounds: int, seconds: float, status: Ro
         lines.append(f"| {policy} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "| adaptive, turn by turn | tok/s | tokens per second of the engine's processor time |",
+        "| adaptive | tok/s | tokens per second of the engine's processor time |",
         "|---|---|---|",
     ]
-    by_unit = [
-        {name: interval(values) for name, values in shares(rows, unit).items()} for unit in ("tok_s", "tok_cpu_s")
-    ]
+    by_unit = [{name: share(pairs) for name, pairs in shares(rows, unit).items()} for unit in ("tok_s", "tok_cpu_s")]
     for (name, clock), (other, cpu) in zip(*(unit.items() for unit in by_unit), strict=True):
         both = name if name == other else f"{name} (processor time: {other})"
         cells = [f"{100 * mean:.1f} ± {100 * half:.1f} %" for mean, half in (clock, cpu)]

@@ -93,6 +93,10 @@ class Traffic:
         """Figures over the calls so far."""
         return Summary.of(list(self.calls), kind)
 
+    def begin_again(self, seed: int) -> None:
+        """The requests that go out from now on are those of this seed, from the first one on. From any thread."""
+        self._numbers = itertools.count(seed * 1_000_000)
+
     def stop(self) -> None:
         """No new requests from now on; those under way are still answered. From any thread."""
         self._stopping.set()

@@ -42,6 +42,23 @@ async def test_requests_are_greedy_streamed_and_of_fixed_length() -> None:
     assert engine.keys == {"Bearer secret"}
 
 
+async def test_the_same_requests_can_be_sent_again_while_traffic_flows() -> None:
+    async with FakeEngine().running() as engine:
+        traffic = Traffic(engine.url, streams=1, max_tokens=4, seed=3)
+        run = asyncio.create_task(traffic.run())
+        async with asyncio.timeout(60):
+            for turn in (1, 2):
+                asked = len(engine.asked)
+                traffic.begin_again(3)
+                while len(engine.asked) < asked + 3 * turn:
+                    await asyncio.sleep(0.005)
+            traffic.stop()
+            await run
+    texts = [question["messages"][0]["content"] for question in engine.asked]
+    assert texts.count(prompt("code", 3_000_000)) >= 2
+    assert texts.count(prompt("code", 3_000_001)) >= 2
+
+
 async def test_the_kind_changes_while_traffic_flows() -> None:
     async with FakeEngine().running() as engine:
         traffic = Traffic(engine.url, streams=2, max_tokens=4)
