@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gemmaspec.adapters.cluster import ApiFailure
+from gemmaspec.adapters.cluster import ApiFailure, Stale
 from gemmaspec.adapters.transport import Direct, Lines
 from gemmaspec.core import hold
 from tests.bench.fake_station import FakeStation
@@ -54,6 +54,7 @@ class FakeCluster:
         self.failing: Callable[[str, int], ApiFailure | None] = lambda kind, number: None
         self.never: set[int] = set()
         self.stalled = ""
+        self.version = 1
         self.boot_seconds: int | None = 300
         self.clock = time.time
         self._left = self._reads = 0
@@ -99,7 +100,12 @@ class FakeCluster:
             {"type": "Stalled", "status": str(bool(self.stalled)), "message": self.stalled},
         ]
         status = {"k": known, "conditions": conditions, "control": {"bootSeconds": self.boot_seconds}}
-        metadata = {"name": "gemma", "namespace": "llm", "annotations": dict(self.annotations)}
+        metadata = {
+            "name": "gemma",
+            "namespace": "llm",
+            "annotations": dict(self.annotations),
+            "resourceVersion": str(self.version),
+        }
         return {"metadata": metadata, "spec": SPEC, "status": status}
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -120,6 +126,9 @@ class FakeCluster:
         self.patches.append(dict(patch))
         if failure := self.failing("patch", len(self.patches)):
             raise failure
+        if patch["metadata"]["resourceVersion"] != str(self.version):
+            raise Stale(409, "the object has been modified")
+        self.version += 1
         for key, value in patch["metadata"]["annotations"].items():
             if value is None:
                 self.annotations.pop(key, None)

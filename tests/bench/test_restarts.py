@@ -15,7 +15,7 @@ from gemmaspec.adapters.cluster import ApiFailure
 from gemmaspec.adapters.transport import Unreached
 from gemmaspec.bench import steering
 from gemmaspec.bench.runner import Failed, Runner
-from gemmaspec.bench.steering import RESTART_HOLD_SECONDS, Held, Restarts, Unsteerable
+from gemmaspec.bench.steering import RESTART_HOLD_SECONDS, Held, Note, Restarts, Unsteerable
 from gemmaspec.core import hold
 from gemmaspec.core.bench.sweep import Sweep, Workload
 from tests.bench.fake_restarts import FakeCluster, PlainStation
@@ -30,10 +30,12 @@ class Scene:
         self.now = time.time()
         self.cluster = FakeCluster(station)
         self.cluster.clock = lambda: self.now
-        self.steering = Restarts(self.annotate, self.resource, 600.0, lambda: self.now)
+        self.note = Note(self.resource, self.annotate, lambda: self.now)
+        self.steering = Restarts(self.note, self.resource, 600.0)
 
-    async def annotate(self, annotations: Mapping[str, str | None]) -> None:
-        await self.cluster.merge("GemmaSpecDeploy", "llm", "gemma", {"metadata": {"annotations": annotations}})
+    async def annotate(self, annotations: Mapping[str, str | None], version: str) -> None:
+        metadata = {"annotations": annotations, "resourceVersion": version}
+        await self.cluster.merge("GemmaSpecDeploy", "llm", "gemma", {"metadata": metadata})
 
     async def resource(self) -> Mapping[str, Any]:
         try:
@@ -70,13 +72,13 @@ async def test_what_a_killed_benchmark_held_ends_by_itself(scene: Scene) -> None
 
 async def test_a_boot_that_outlasts_a_hold_renews_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steering, "RENEW_SECONDS", 0.0)
-    scene.cluster.looks = 5
+    scene.cluster.looks = 10  # of the wait and of each renewal
 
     async def later() -> Mapping[str, Any]:
         scene.now += 0.5 * RESTART_HOLD_SECONDS
         return await scene.resource()
 
-    await Restarts(scene.annotate, later, 60.0, lambda: scene.now).hold(1, RESTART_HOLD_SECONDS)
+    await Restarts(scene.note, later, 60.0).hold(1, RESTART_HOLD_SECONDS)
     assert scene.cluster.boots == [1]
     assert len(scene.cluster.patches) >= 5
 
@@ -108,7 +110,7 @@ async def test_why_a_hold_waits_is_told_at_the_deadline(scene: Scene) -> None:
         return body
 
     with pytest.raises(Unsteerable, match=r"no engine with K=0 serves .* waits: a revision is on trial"):
-        await Restarts(scene.annotate, on_trial, 0.1, lambda: scene.now).hold(0, 60.0)
+        await Restarts(scene.note, on_trial, 0.1).hold(0, 60.0)
 
 
 async def test_a_renewal_sees_that_somebody_else_moves_k(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +135,7 @@ async def test_a_cancelled_sweep_lets_go_and_keeps_its_runs(scene: Scene) -> Non
     runner = scene.runner()
     task = asyncio.create_task(runner.run("fake"))
     async with asyncio.timeout(60):
-        while scene.cluster.boots != [0, 2]:
+        while scene.cluster.boots[-2:] != [0, 2]:
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 
-from gemmaspec.adapters.transport import Direct
+from gemmaspec.adapters.cluster import Stale
+from gemmaspec.adapters.transport import Direct, Unreached
 from gemmaspec.bench import steering
 from gemmaspec.bench.runner import Failed, Progress, Runner, served
-from gemmaspec.bench.steering import AgentPort, Annotation, Unsteerable
+from gemmaspec.bench.steering import AgentPort, Annotation, Note, Taken, Unsteerable
 from gemmaspec.core import hold
 from gemmaspec.core.bench import figures
 from gemmaspec.core.bench.sweep import Sweep, Workload
@@ -135,40 +137,125 @@ async def test_nothing_behind_an_address_is_told(station: FakeStation) -> None:
 
 
 class FakeOperator:
-    """Does what the operator does with the annotation."""
+    """Does what the operator does with the annotation. others: what somebody else does before a write, one each."""
 
     def __init__(self, station: FakeStation) -> None:
         self._station = station
         self.annotations: dict[str, str] = {}
         self.asleep = False
+        self.version = 1
+        self.others: list[Callable[[], None]] = []
 
-    async def annotate(self, annotations: Mapping[str, str | None]) -> None:
+    def note(self) -> Note:
+        """The annotation as a benchmark sees it."""
+        return Note(self.resource, self.annotate, lambda: 1000.0)
+
+    async def resource(self) -> Mapping[str, Any]:
+        return {"metadata": {"annotations": dict(self.annotations), "resourceVersion": str(self.version)}}
+
+    async def annotate(self, annotations: Mapping[str, str | None], version: str) -> None:
+        if self.others:
+            self.others.pop(0)()
+        if version != str(self.version):
+            raise Stale(409, "the object has been modified")
         for key, value in annotations.items():
-            if value is None:
-                self.annotations.pop(key, None)
-            else:
-                self.annotations[key] = value
+            self.put(key, value)
+
+    def put(self, key: str, value: str | None) -> None:
+        """Somebody's write."""
+        self.version += 1
+        if value is None:
+            self.annotations.pop(key, None)
+        else:
+            self.annotations[key] = value
         held = hold.read(self.annotations, 1000.0)
         if not self.asleep and held is not None:
             self._station.held = held.k if held.until > 1000.0 else None
 
+    def by_a_person(self, k: int, until: float = 1600.0) -> None:
+        """`set-k`."""
+        self.put(hold.ANNOTATION, hold.Hold(k, until).text())
 
-async def test_k_is_held_by_the_annotation_until_it_shows(station: FakeStation, ways: Ways) -> None:
-    operator = FakeOperator(station)
-    found = Annotation(operator.annotate, ways.agent, clock=lambda: 1000.0)
+
+@pytest.fixture
+def operator(station: FakeStation) -> FakeOperator:
+    return FakeOperator(station)
+
+
+async def test_k_is_held_by_the_annotation_until_it_shows(
+    station: FakeStation, ways: Ways, operator: FakeOperator
+) -> None:
+    operator.by_a_person(2, until=900.0)  # it has ended, and holds nothing
+    found = Annotation(operator.note(), ways.agent)
     await found.hold(1, 60.0)
     assert station.held == 1
     assert hold.read(operator.annotations, 1000.0) == hold.Hold(1, 1060.0)
+    await found.hold(2, 60.0)
     await found.release()
     assert station.held is None
     assert not operator.annotations, "nothing is left on the resource"
 
 
 async def test_an_operator_that_does_not_act_is_told(
-    station: FakeStation, ways: Ways, monkeypatch: pytest.MonkeyPatch
+    ways: Ways, operator: FakeOperator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steering, "ACT_SECONDS", 0.3)
-    operator = FakeOperator(station)
     operator.asleep = True
     with pytest.raises(Unsteerable, match="`gemmaspec status` tells why"):
-        await Annotation(operator.annotate, ways.agent, clock=lambda: 1000.0).hold(1, 60.0)
+        await Annotation(operator.note(), ways.agent).hold(1, 60.0)
+
+
+async def test_what_a_person_holds_is_not_overwritten(ways: Ways, operator: FakeOperator) -> None:
+    operator.by_a_person(2)
+    with pytest.raises(Taken, match="written by somebody else"):
+        await Annotation(operator.note(), ways.agent).hold(1, 60.0)
+    assert hold.read(operator.annotations, 1000.0) == hold.Hold(2, 1600.0)
+
+
+@pytest.mark.parametrize("until", [1600.0, 999.0], ids=["set-k", "set-k --clear"])
+async def test_a_person_who_holds_k_meanwhile_ends_a_sweep_and_keeps_what_they_wrote(
+    station: FakeStation, ways: Ways, operator: FakeOperator, until: float
+) -> None:
+    def told(progress: Progress) -> None:
+        if progress.done == 3:
+            operator.by_a_person(0, until)
+
+    runner = Runner(ways.engine, ways.agent, Annotation(operator.note(), ways.agent), SWEEP, told)
+    with pytest.raises(Failed, match=r"written by somebody else .* 3 of 24 measurements were made"):
+        await runner.run("fake")
+    assert hold.read(operator.annotations, 1000.0) == hold.Hold(0, until)
+    assert station.held == (0 if until > 1000.0 else None)
+
+
+async def test_a_write_between_a_look_and_a_write_is_seen(ways: Ways, operator: FakeOperator) -> None:
+    operator.others = [lambda: operator.put("another", "annotation"), lambda: operator.by_a_person(2)]
+    with pytest.raises(Taken):
+        await Annotation(operator.note(), ways.agent).hold(1, 60.0)
+    assert not operator.others
+    assert hold.read(operator.annotations, 1000.0) == hold.Hold(2, 1600.0)
+
+
+async def test_a_write_whose_answer_was_lost_is_ones_own(
+    station: FakeStation, ways: Ways, operator: FakeOperator
+) -> None:
+    note = operator.note()
+    lost = Note(operator.resource, _losing(operator), lambda: 1000.0)
+    with pytest.raises(Unreached):
+        await lost.write(1, 60.0)
+    assert station.held == 1
+    with pytest.raises(Taken):
+        await note.write(2, 60.0)
+    await lost.remove()
+    assert not operator.annotations
+
+
+def _losing(operator: FakeOperator) -> Callable[[Mapping[str, str | None], str], Awaitable[None]]:
+    """The first answer does not come."""
+    answers = [Unreached(0, "the connection broke")]
+
+    async def annotate(annotations: Mapping[str, str | None], version: str) -> None:
+        await operator.annotate(annotations, version)
+        if answers:
+            raise answers.pop()
+
+    return annotate

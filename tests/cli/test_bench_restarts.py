@@ -58,7 +58,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
 def let_go(cluster: FakeCluster) -> bool:
     """Whether nothing is left on the resource, and nothing but its annotation was ever written."""
     assert {(*patch, *patch["metadata"], *patch["metadata"]["annotations"]) for patch in cluster.patches} <= {
-        ("metadata", "annotations", hold.ANNOTATION)
+        ("metadata", "annotations", "resourceVersion", hold.ANNOTATION)
     }
     return not cluster.annotations
 
@@ -169,4 +169,34 @@ def test_what_a_person_holds_is_left_alone(cluster: FakeCluster) -> None:
     told = bench("--yes", code=1)
     assert "K is held at 1 until" in told.stderr
     assert "`gemmaspec set-k gemma --clear`" in told.stderr
+    assert not cluster.patches
+
+
+def test_what_a_person_holds_meanwhile_ends_it_and_stands(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "RENEW_SECONDS", 0.01)
+    written = hold.Hold(1, round(time.time()) + 3600.0)
+
+    def person(kind: str, number: int) -> None:
+        if (kind, number) == ("patch", 2):
+            cluster.annotations[hold.ANNOTATION] = written.text()
+            cluster.version += 1
+
+    cluster.failing = person
+    told = bench("--yes", code=1)
+    assert "was written by somebody else (`gemmaspec set-k`, or another benchmark)" in told.stderr
+    assert hold.read(cluster.annotations, time.time()) == written
+
+
+def test_the_specs_own_benchmark_is_left_alone(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cluster.resource
+
+    def running() -> dict[str, Any]:
+        body = whole()
+        body["status"]["benchmark"] = {"request": "weekly", "phase": "Running"}
+        return body
+
+    monkeypatch.setattr(cluster, "resource", running)
+    assert "the benchmark weekly of the spec runs: wait for its end" in bench("--yes", code=1).stderr
     assert not cluster.patches

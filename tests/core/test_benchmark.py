@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gemmaspec.core import benchmark, names
+from gemmaspec.core import benchmark, hold, names
 from gemmaspec.core.bench.result import Result, Run
 from gemmaspec.core.bench.result import text as result_text
 from gemmaspec.core.benchmark import SILENT_SECONDS, Place, Step
@@ -45,9 +45,14 @@ JOB = names.benchmark_object("tiny", benchmark.mark(resolved().spec.benchmark)) 
 POD = replace(ENGINE, name=f"{JOB}-x", uid="bench-1", live=False, created_at=NOW - 10)
 
 
-def observed(status: dict[str, Any] | None = None, body: dict[str, Any] | None = None, **more: Any) -> Observation:
+def observed(
+    status: dict[str, Any] | None = None,
+    body: dict[str, Any] | None = None,
+    annotations: dict[str, str] | None = None,
+    **more: Any,
+) -> Observation:
     resource = Resource(OWNER, 1, False, spec() if body is None else body, {"benchmark": status} if status else {})
-    return Observation(resource, NOW, **more)
+    return Observation(replace(resource, annotations=annotations or {}), NOW, **more)
 
 
 def child(kind: str, annotations: dict[str, str] | None = None) -> Child:
@@ -223,6 +228,31 @@ def test_every_end_has_a_reason(pod: Pod, wish: Wish | None, words: str) -> None
     assert found.status["phase"] == "Failed"
     assert words in found.status["message"]
     assert not found.kept, "the Job goes"
+
+
+def held(k: int, seconds: float) -> dict[str, str]:
+    return {hold.ANNOTATION: hold.Hold(k, NOW + seconds).text()}
+
+
+def test_it_waits_for_what_a_person_holds() -> None:
+    found = step(observed(annotations=held(1, 60)))
+    assert found.status is not None
+    assert found.status["phase"] == "Waiting"
+    assert "somebody holds K at 1 until" in found.status["message"]
+    assert not found.objects
+    assert step(observed(annotations=held(1, -1))).objects, "what has ended holds nothing"
+
+
+def test_a_person_takes_k_from_it() -> None:
+    wish = Wish(NOW, number=3, k=1, seconds=60.0)
+    seen = whole(children=(child("Job"),), benchmarks=((POD, wish),), annotations=held(2, 60))
+    decision = reconcile(seen, settings())
+    (told,) = [action for action in decision.actions if isinstance(action, Steer)]
+    assert told.wanted.k == 2
+    assert [action.child.name for action in decision.actions if isinstance(action, Delete)] == [JOB]
+    assert decision.status is not None
+    assert decision.status["benchmark"]["phase"] == "Failed"
+    assert "somebody held K at 2" in decision.status["benchmark"]["message"]
 
 
 def test_a_slow_start_is_no_failure() -> None:

@@ -191,6 +191,8 @@ class Runner:
                 if attempt == ATTEMPTS - 1:
                     raise
                 log.warning("%s; once more", failure)
+                if self._held is not None:
+                    self._held.doubt()
                 await asyncio.sleep(PAUSE_SECONDS)
         raise AssertionError("unreachable")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
+from gemmaspec.adapters.cluster import Stale
 from gemmaspec.adapters.transport import Transport, Unreached
 from gemmaspec.bench import reading
 from gemmaspec.core import hold
@@ -21,6 +22,8 @@ LOOK_SECONDS: Final = 0.1
 # A boot is dear: an API server that is away for some minutes must not end a K that restarts brought about.
 RESTART_HOLD_SECONDS: Final = 300.0
 RESTART_LOOK_SECONDS: Final = 2.0
+# The operator writes the status once a minute at most; nobody else is expected twice in a row.
+STALE_ATTEMPTS: Final = 5
 # Settings that end at once: what stood before them holds again.
 _RELEASE_SECONDS: Final = 0.001
 
@@ -31,6 +34,10 @@ class Unsteerable(Exception):
 
 class Refused(Unsteerable):
     """What was asked for was not written: K is where it was."""
+
+
+class Taken(Refused):
+    """Somebody else holds K, whose wish stands."""
 
 
 class Steering(Protocol):
@@ -82,40 +89,98 @@ class AgentPort:
             raise
 
 
-class Annotation:
-    """By the annotation that the operator reads (gemmaspec.core.hold).
+class Note:
+    """The annotation that the operator reads (gemmaspec.core.hold), as far as it is the benchmark's: what somebody else
+    writes there is neither overwritten nor removed.
 
     Args:
-        annotate: writes annotations of the resource; None removes one.
-        agent: to its agent's port, where what is held shows.
+        resource: reads the resource.
+        annotate: writes annotations, where the resource still has this resourceVersion; None removes one. Raises
+            Stale.
         clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        resource: Callable[[], Awaitable[Mapping[str, Any]]],
+        annotate: Callable[[Mapping[str, str | None], str], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._resource = resource
+        self._annotate = annotate
+        self._clock = clock
+        # All that was sent, since an answer may be lost and its write be done.
+        self._own: set[str] = set()
+
+    async def write(self, k: int, seconds: float) -> None:
+        """Hold K for so long. Raises Taken."""
+        if not await self._replaced(hold.Hold(k, self._clock() + seconds).text()):
+            raise Taken(
+                f"{hold.ANNOTATION} was written by somebody else (`gemmaspec set-k`, or another benchmark): what it "
+                "says stands, and the benchmark ends"
+            )
+
+    async def end(self) -> bool:
+        """Let it end now; False where it is somebody else's."""
+        return bool(self._own) and await self._replaced(hold.Hold(0, self._clock() - 1).text())
+
+    async def remove(self) -> None:
+        """Take it away, where it is the benchmark's."""
+        if self._own:
+            await self._replaced(None)
+
+    async def _replaced(self, text: str | None) -> bool:
+        """Write it; False, with nothing written, where somebody else did before."""
+        for _ in range(STALE_ATTEMPTS):
+            metadata = (await self._resource())["metadata"]
+            if self._is_anothers(metadata.get("annotations") or {}):
+                return False
+            if text is not None:
+                self._own.add(text)
+            try:
+                await self._annotate({hold.ANNOTATION: text}, str(metadata["resourceVersion"]))
+            except Stale:
+                continue
+            return True
+        raise Unreached(409, f"the resource was written by others {STALE_ATTEMPTS} times in a row")
+
+    def _is_anothers(self, annotations: Mapping[str, Any]) -> bool:
+        found = annotations.get(hold.ANNOTATION)
+        if found in self._own:
+            return False
+        if self._own:
+            return found is not None
+        return hold.standing(annotations, self._clock()) is not None  # what has ended holds nothing
+
+
+class Annotation:
+    """By the annotation that the operator reads, on engines that move K live.
+
+    Args:
+        note: the annotation.
+        agent: to its agent's port, where what is held shows.
     """
 
     name = "Live"
     lasts = HOLD_SECONDS
 
-    def __init__(
-        self,
-        annotate: Callable[[Mapping[str, str | None]], Awaitable[None]],
-        agent: Transport,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._annotate = annotate
+    def __init__(self, note: Note, agent: Transport) -> None:
+        self._note = note
         self._agent = agent
-        self._clock = clock
 
     async def hold(self, k: int, seconds: float) -> None:
         """See Steering."""
-        await self._annotate({hold.ANNOTATION: hold.Hold(k, self._clock() + seconds).text()})
+        await self._note.write(k, seconds)
         await shows(self._agent, k)
 
     async def release(self) -> None:
-        """See Steering."""
-        await self._annotate({hold.ANNOTATION: hold.Hold(0, self._clock() - 1).text()})
+        """See Steering. Agents know an end, so that the annotation stays until they have heard of an earlier one."""
+        if not await self._note.end():
+            return
         try:
             await shows(self._agent, None)
         finally:
-            await self._annotate({hold.ANNOTATION: None})
+            await self._note.remove()
 
 
 class Wish:
@@ -161,10 +226,9 @@ class Restarts:
     """By the annotation too, where the operator moves K by restart: engines boot with it, and again once it ends.
 
     Args:
-        annotate: writes annotations of the resource; None removes one.
+        note: the annotation.
         resource: reads the resource.
         patience: seconds that engines may take until they serve with another K.
-        clock: seconds since the epoch.
     """
 
     name = "Restart"
@@ -172,21 +236,19 @@ class Restarts:
 
     def __init__(
         self,
-        annotate: Callable[[Mapping[str, str | None]], Awaitable[None]],
+        note: Note,
         resource: Callable[[], Awaitable[Mapping[str, Any]]],
         patience: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._annotate = annotate
+        self._note = note
         self._resource = resource
         self._patience = patience
-        self._clock = clock
         self._k: int | None = None
 
     async def hold(self, k: int, seconds: float) -> None:
         """See Steering. Returns once engines with this K serve; for a K that is held already, after a look."""
         again, self._k = k == self._k, None
-        await self._write(k, seconds)
+        await self._note.write(k, seconds)
         if again:
             runs = ((await self._resource()).get("status") or {}).get("k") or {}
             if runs.get("effective") != k:
@@ -198,10 +260,7 @@ class Restarts:
     async def release(self) -> None:
         """See Steering. No agent knows an end, so that the annotation may just go."""
         self._k = None
-        await self._annotate({hold.ANNOTATION: None})
-
-    async def _write(self, k: int, seconds: float) -> None:
-        await self._annotate({hold.ANNOTATION: hold.Hold(k, self._clock() + seconds).text()})
+        await self._note.remove()
 
     async def _until_served(self, k: int, seconds: float) -> None:
         begun = renewed = time.monotonic()
@@ -210,7 +269,7 @@ class Restarts:
             try:
                 if time.monotonic() - renewed > RENEW_SECONDS:
                     renewed = time.monotonic()
-                    await self._write(k, seconds)
+                    await self._note.write(k, seconds)
                 body = await self._resource()
                 heard = heard or _holds(body, k)
                 missing = _missing(body, k)
@@ -275,6 +334,10 @@ class Held:
             raise
         self._k, self.failure = k, None
         self._renewing = asyncio.create_task(self._renew(k))
+
+    def doubt(self) -> None:
+        """Ask for it again before anything else is measured: somebody else may have moved K."""
+        self._k = None
 
     async def release(self) -> None:
         """Let go, where anything is held."""

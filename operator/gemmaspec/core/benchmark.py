@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gemmaspec.api.spec import Benchmark
-from gemmaspec.core import live, moment, names
+from gemmaspec.core import hold, live, moment, names
 from gemmaspec.core.bench import lesson
 from gemmaspec.core.bench.result import NoResult, parse
 from gemmaspec.core.bench.subject import facts
@@ -101,7 +101,8 @@ def _going(
         )
         running = {**began, "phase": "Running", "message": "the result is being stored"}
         return Step(_present(running), (config,), frozenset({("Job", name)}), _wanted(wish), _lesson(wish, resolved))
-    failure = _failure(pod, wish, now)
+    person = hold.standing(observation.resource.annotations, now)
+    failure = _failure(pod, wish, now) or (_taken(person) if made and person is not None else "")
     if failure:
         ended = {**began, "phase": "Failed", "finishedAt": moment.text(now), "message": failure}
         return Step(_present(ended), hold=_wanted(wish))
@@ -115,6 +116,9 @@ def _going(
         return Step(_present(refused))
     if place.pod is None or place.pod.ip is None:
         return Step(_present({**known, "phase": "Waiting", "message": "no engine of the spec's revision serves yet"}))
+    if person is not None:
+        waits = f"somebody holds K at {person.k} until {moment.text(person.until)}: it begins after that"
+        return Step(_present({**known, "phase": "Waiting", "message": waits}))
     job = benchmark_job(owner, resolved, name, place.image, question(observation, resolved, place.pod, asked))
     return Step(_present({**began, "phase": "Running", "message": "its pod starts"}), (job,))
 
@@ -144,6 +148,13 @@ def _refusal(place: Place) -> str:
             "Deployment, then ask again with another benchmark.request"
         )
     return ""
+
+
+def _taken(person: Hold) -> str:
+    return (
+        f"somebody held K at {person.k} until {moment.text(person.until)} while it ran, and people go first; ask again "
+        "with another benchmark.request"
+    )
 
 
 def _failure(pod: Pod | None, wish: Wish | None, now: float) -> str:

@@ -52,6 +52,12 @@ def read(annotations: Mapping[str, Any], now: float) -> Hold | None:
     return Hold(k, until)
 
 
+def standing(annotations: Mapping[str, Any], now: float) -> Hold | None:
+    """What the annotation holds now: nothing once its end has come."""
+    found = read(annotations, now)
+    return found if found is not None and found.active(now) else None
+
+
 def unreadable(annotations: Mapping[str, Any], now: float) -> str:
     """What the annotation says where that can't be read; empty otherwise."""
     text = annotations.get(ANNOTATION)

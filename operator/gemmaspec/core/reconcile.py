@@ -228,7 +228,7 @@ def _drive(
     pin: that of ``resolved``, where it is known.
     """
     agent = _agent(observation, resolved, settings)
-    asked, held = resolved, _held(observation)
+    asked, held = resolved, hold.standing(observation.resource.annotations, observation.now)
     refused = _refused_hold(observation, resolved, known, held, live=agent is not None)
     if held is not None and agent is None and not refused:
         resolved = hold.restarted(resolved, held)
@@ -271,7 +271,7 @@ def _drive(
     actions = () if observation.foreign else tuple(_actions(observation, shared, own, facts, scale, bench.kept))
     if agent:
         followers = [pod for pod in observation.pods if pod.revision == planned.revision or not known.on_trial]
-        wished = bench.hold or hold.read(observation.resource.annotations, observation.now)
+        wished = held or bench.hold or hold.read(observation.resource.annotations, observation.now)
         wished = None if change.state.fault else wished
         actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), wished))
         if bench.lesson:
@@ -311,12 +311,6 @@ def _refused_hold(
         return ""
     fault = bool((observation.resource.status.get("control") or {}).get("fault"))
     return hold.refusal(resolved, held, live=live, on_trial=known.on_trial, fault=fault)
-
-
-def _held(observation: Observation) -> Hold | None:
-    """K that somebody holds now."""
-    found = hold.read(observation.resource.annotations, observation.now)
-    return found if found is not None and found.active(observation.now) else None
 
 
 def _lost_stable(

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gemmaspec.adapters.cluster import ApiFailure, Cluster
+from gemmaspec.adapters.cluster import ApiFailure, Cluster, Stale
 from gemmaspec.adapters.reader import Reader
 from gemmaspec.adapters.transport import Direct, Proxied, Transport, Unreached
 from gemmaspec.api import identity
 from gemmaspec.bench import reading
 from gemmaspec.bench.runner import Failed
-from gemmaspec.bench.steering import AgentPort, Annotation, Refused, Restarts, Steering, Unsteerable
+from gemmaspec.bench.steering import AgentPort, Annotation, Note, Refused, Restarts, Steering, Unsteerable
 from gemmaspec.core import hold, moment, names
 from gemmaspec.core.bench import subject
 from gemmaspec.core.bench.result import EngineFacts
@@ -65,6 +65,8 @@ async def by_address(url: str, agent_url: str, key: str, token: str) -> AsyncIte
         if agent is not None:
             text = await _asked(agent)
             ks, moves = reading.grid(text), reading.moves(text)
+            if token:
+                _let_be(text)
         steering = AgentPort(agent) if agent is not None and moves and token else None
         why = "" if steering else _why_not_by_address(agent_url, token, moves)
         facts = EngineFacts(ks=list(ks), actuator=steering.name if steering else None)
@@ -107,6 +109,7 @@ async def of_resource(cluster: Cluster, namespace: str, name: str) -> Target:
     pod = serving[0]
     resolved = _resolved(body)
     port = _port(pod)
+    _free(body)
     live = (pod["metadata"].get("annotations") or {}).get(names.ACTUATOR_ANNOTATION) == "Live"
     if live:
         return await _live(cluster, namespace, body, pod, resolved, port)
@@ -127,14 +130,12 @@ async def _live(
     agent = Proxied(cluster, namespace, "pods", pod_name, AGENT_PORT)
     text = await _asked_by_proxy(agent)
     ks, moves = reading.grid(text), reading.moves(text)
-
-    async def annotate(annotations: Mapping[str, str | None]) -> None:
-        await _annotated(cluster, namespace, name, annotations)
+    _let_be(text)
 
     async def restarts() -> tuple[str, int]:
         return await _restarts(cluster, namespace, name, pod_name)
 
-    steering = Annotation(annotate, agent) if moves else None
+    steering = Annotation(_note(cluster, namespace, name), agent) if moves else None
     why = "" if moves else "K stays: the agent of this engine only watches; the condition SpeculationHealthy says why"
     facts = subject.facts(resolved, body.get("status") or {}, ks, steering.name if steering else None)
     current = resolved.k if resolved else None
@@ -155,24 +156,14 @@ def _by_restart(
     name = str(body["metadata"]["name"])
     status = body.get("status") or {}
     boot = (status.get("control") or {}).get("bootSeconds")
-    now = time.time()
-    held = hold.read(body["metadata"].get("annotations") or {}, now)
-    if held is not None and held.active(now):
-        raise Failed(
-            f"K is held at {held.k} until {moment.text(held.until)}: wait, or end it with "
-            f"`gemmaspec set-k {name} --clear`"
-        )
     patience = ((resolved.spec.rollout.startup_seconds if resolved else None) or START_SECONDS) + SETTLE_SECONDS
-
-    async def annotate(annotations: Mapping[str, str | None]) -> None:
-        await _annotated(cluster, namespace, name, annotations)
 
     async def resource() -> Mapping[str, Any]:
         return await _read(cluster, namespace, name)
 
     top = max(resolved.k, resolved.control.k_max) if resolved else 0
     off = resolved is None or resolved.k == 0
-    steering = None if off else Restarts(annotate, resource, patience)
+    steering = None if off else Restarts(_note(cluster, namespace, name), resource, patience)
     why = "" if steering else "K stays: the spec asks for no drafts"
     if resolved is None:
         why = f"K stays: this release can't read the spec; `gemmaspec status {name}` may tell why"
@@ -189,9 +180,50 @@ def _by_restart(
     )
 
 
-async def _annotated(cluster: Cluster, namespace: str, name: str, annotations: Mapping[str, str | None]) -> None:
+def _free(body: Mapping[str, Any]) -> None:
+    """Raises Failed where somebody holds K: a benchmark would take it from them."""
+    name = body["metadata"]["name"]
+    held = hold.standing(body["metadata"].get("annotations") or {}, time.time())
+    if held is not None:
+        raise Failed(
+            f"K is held at {held.k} until {moment.text(held.until)}: wait, or end it with "
+            f"`gemmaspec set-k {name} --clear`"
+        )
+    asked = (body.get("status") or {}).get("benchmark") or {}
+    if asked.get("phase") == "Running":
+        raise Failed(
+            f"the benchmark {asked.get('request')} of the spec runs: wait for its end (`gemmaspec status {name}`), or "
+            "take spec.benchmark away"
+        )
+
+
+def _let_be(metrics: str) -> None:
+    """Raises Failed where the agent holds a K that the resource does not tell of."""
+    held = reading.held(metrics)
+    if held is not None:
+        raise Failed(
+            f"the agent holds K={held} for somebody: a benchmark runs, or died within the last minute; wait for its end"
+        )
+
+
+def _note(cluster: Cluster, namespace: str, name: str) -> Note:
+    async def resource() -> Mapping[str, Any]:
+        return await _read(cluster, namespace, name)
+
+    async def annotate(annotations: Mapping[str, str | None], version: str) -> None:
+        await _annotated(cluster, namespace, name, annotations, version)
+
+    return Note(resource, annotate)
+
+
+async def _annotated(
+    cluster: Cluster, namespace: str, name: str, annotations: Mapping[str, str | None], version: str
+) -> None:
+    metadata = {"annotations": annotations, "resourceVersion": version}
     try:
-        await cluster.merge(identity.KIND, namespace, name, {"metadata": {"annotations": annotations}})
+        await cluster.merge(identity.KIND, namespace, name, {"metadata": metadata})
+    except Stale:
+        raise
     except ApiFailure as failure:
         if _passing(failure):
             raise Unreached(failure.status, f"the resource was not patched: {failure.message}") from failure
