@@ -8,20 +8,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from demo.resource import condition, pod_ready
-from gemmaspec.core import hold
+from benched import BACK_SECONDS, OUT, Benched
 from gemmaspec.core.bench.result import Result, parse
-from gemmaspec.core.live import AGENT_PORT
-from stories import BOOT_SECONDS, NAMESPACE, Site, status_of_agent
+from stories import BOOT_SECONDS, NAMESPACE, Site
 from testbed.deadline import wait_for
 from tinypair.languages import prompt
 
@@ -32,41 +28,20 @@ GRID = (0, 1, 2, 4)
 CONCURRENCIES = (1, 4, 8)
 PROMISED_SECONDS = 300.0
 TOKENS, RUNS = 48, 3
-# A hold lasts this long after its last renewal, and the operator's next look follows.
-BACK_SECONDS = 120.0
-OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
+# Longer than the tests that end it.
+LONG = ("--ks", "0,4", "--concurrency", "1", "--tokens", "64", "--runs", "20")
 
 
-class Swept:
-    """A live engine of the tiny pair, and the command line on it."""
+class Swept(Benched):
+    """A live engine of the tiny pair. prompts: of its own languages, in a file."""
 
     def __init__(self, site: Site, prompts: Path) -> None:
-        self.site, self.prompts = site, prompts
-        self.resource = site.resource(NAME)
-        self.uid = self.resource.read()["metadata"]["uid"]
-        self.pod = self._pod()
+        super().__init__(site, NAME)
+        self.prompts = prompts
 
-    def _pod(self) -> dict[str, Any]:
-        return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
-
-    def same_engine(self) -> bool:
-        """Whether the pod is the one of the beginning and no container of it was restarted."""
-        now = self._pod()
-        restarts = [status["restartCount"] for status in now["status"]["containerStatuses"]]
-        return now["metadata"]["uid"] == self.pod["metadata"]["uid"] and not any(restarts)
-
-    def agent(self) -> dict[str, Any]:
-        with self.site.cluster.forward(f"pod/{self.pod['metadata']['name']}", AGENT_PORT, NAMESPACE) as port:
-            return status_of_agent(port, self.uid)
-
-    def command(self, *arguments: str) -> list[str]:
-        """`gemmaspec bench` on this resource, as the administrator."""
-        access = self.site.kubectl.command[1:]
-        command = [sys.executable, "-m", "gemmaspec.cli.main", "bench", NAME, "-n", NAMESPACE, *access]
-        return [*command, "--prompts", str(self.prompts), "--temperature", "0", *arguments]
-
-    def annotated(self) -> bool:
-        return hold.ANNOTATION in (self.resource.read()["metadata"].get("annotations") or {})
+    def sweep(self, *arguments: str) -> tuple[str, ...]:
+        """Arguments of `bench`."""
+        return ("--prompts", str(self.prompts), "--temperature", "0", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +66,9 @@ def test_a_sweep_takes_minutes_and_no_restart(swept: Swept) -> None:
     sizes = ("--concurrency", ",".join(map(str, CONCURRENCIES)), "--tokens", str(TOKENS), "--runs", str(RUNS))
     title = "Tiny Gemma 4 pair on a CPU: what each K earns"
     begun = time.monotonic()
-    done = subprocess.run(
-        swept.command(*sizes, "--title", title, "--out", str(OUT)),
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-    )
+    done = swept.run("bench", *swept.sweep(*sizes, "--title", title, "--out", str(OUT)))
     took = time.monotonic() - begun
-    print(done.stdout, done.stderr, f"{took:.0f} s", sep="\n")
+    print(f"{took:.0f} s")
     assert done.returncode == 0, done.stderr
     assert took < PROMISED_SECONDS
     assert swept.same_engine()
@@ -107,7 +76,7 @@ def test_a_sweep_takes_minutes_and_no_restart(swept: Swept) -> None:
     assert len(found.runs) == len(GRID) * len(CONCURRENCIES) * 3 * RUNS
     assert (found.engine.restarts, found.engine.actuator, found.engine.ks) == (0, "Live", list(GRID))
     _follows_what_is_known_of_the_pair(found)
-    _stands_as_before(swept)
+    swept.stands_as_before()
 
 
 def _follows_what_is_known_of_the_pair(found: Result) -> None:
@@ -123,13 +92,6 @@ def _follows_what_is_known_of_the_pair(found: Result) -> None:
     assert 2.0 < float(cells["code", 8, 0].batch or 0) <= 4.0
     assert found.advice is not None
     assert {choice.batch for choice in found.advice.schedule} <= {1, 3, 4}
-
-
-def _stands_as_before(swept: Swept) -> None:
-    assert not swept.annotated()
-    wait_for(lambda: swept.agent()["k"]["mode"] == "Adaptive", "the spec's own mode", BACK_SECONDS)
-    healthy = condition(swept.resource.read(), "SpeculationHealthy")
-    assert healthy["reason"] != "DraftRejected", healthy
 
 
 def test_the_spec_asks_for_one_and_gets_one(swept: Swept) -> None:
@@ -154,7 +116,7 @@ def test_the_spec_asks_for_one_and_gets_one(swept: Swept) -> None:
     assert len(result.runs) == len(GRID) * 2 * 3 * 2
     wait_for(lambda: not swept.resource.json("get", "jobs")["items"], "the Job gone", 120)
     assert swept.same_engine()
-    _stands_as_before(swept)
+    swept.stands_as_before()
     time.sleep(10)  # what must not happen is looked for: the same request again
     assert not swept.resource.json("get", "jobs")["items"]
     assert swept.resource.status()["benchmark"] == told
@@ -162,7 +124,7 @@ def test_the_spec_asks_for_one_and_gets_one(swept: Swept) -> None:
 
 def test_a_killed_sweep_leaves_k_for_a_minute_at_most(swept: Swept) -> None:
     process = subprocess.Popen(
-        swept.command("--ks", "0,4", "--concurrency", "1", "--tokens", "512", "--runs", "20"),
+        swept.command("bench", *swept.sweep("--ks", "0,4", "--concurrency", "1", "--tokens", "512", "--runs", "20")),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -180,7 +142,7 @@ def test_a_killed_sweep_leaves_k_for_a_minute_at_most(swept: Swept) -> None:
 
 def test_an_interrupted_sweep_lets_k_go_and_tells_what_it_has(swept: Swept) -> None:
     process = subprocess.Popen(
-        swept.command("--ks", "0,4", "--concurrency", "1", "--tokens", "64", "--runs", "20", "-o", "json"),
+        swept.command("bench", *swept.sweep(*LONG, "-o", "json")),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -193,4 +155,31 @@ def test_an_interrupted_sweep_lets_k_go_and_tells_what_it_has(swept: Swept) -> N
     assert process.returncode == 130, words
     assert "interrupted; K was let go" in words
     assert json.loads(told)["runs"]
-    _stands_as_before(swept)
+    swept.stands_as_before()
+
+
+def test_a_person_who_holds_k_goes_first(swept: Swept) -> None:
+    """`set-k` in the middle of a sweep ends it; while K is held none begins. What the person wrote stands."""
+    process = subprocess.Popen(
+        swept.command("bench", *swept.sweep(*LONG)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: swept.agent()["k"]["untilSeconds"], "K held", 120)
+        assert swept.run("set-k", "2", "--for", "10m").returncode == 0
+        held = swept.annotation
+        _, words = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait(30)
+    assert process.returncode == 1
+    assert "was written by somebody else" in words
+    refused = swept.run("bench", *swept.sweep(*LONG))
+    assert refused.returncode == 1
+    assert "K is held at 2 until" in refused.stderr
+    assert swept.annotation == held
+    told = swept.agent()["k"]
+    assert (told["mode"], told["k"]) == ("Fixed", 2)
+    assert told["untilSeconds"] > 300
+    assert swept.run("set-k", "--clear").returncode == 0
+    wait_for(lambda: swept.agent()["k"]["mode"] == "Adaptive", "the spec's own mode", BACK_SECONDS)
+    assert swept.same_engine()

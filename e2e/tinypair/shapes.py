@@ -11,7 +11,7 @@ HIDDEN: Final = 64
 TARGET_LAYERS: Final = 8  # of 12, drafts are so cheap that a useless K=4 costs a third; of 8, half
 ASSISTANT_LAYERS: Final = 1
 WINDOW: Final = 128  # tokens a sliding layer looks back
-POSITIONS: Final = 2048
+POSITIONS: Final = 16_384  # many more than it has read: long prompts can be tried, what it says to them means nothing
 
 
 def _alternating(layers: int) -> list[str]:
