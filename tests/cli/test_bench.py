@@ -18,6 +18,7 @@ from gemmaspec.cli.main import app
 from tests.bench.fake_station import FakeStation
 
 FILES = ("bench.json", "bench.png", "bench-dark.png", "bench.html")
+MEASURED = Path(__file__).parents[2] / "bench" / "results" / "bench-tiny.json"
 QUICK = ("--tokens", "12", "--runs", "3", "--concurrency", "1,2")
 
 
@@ -101,6 +102,27 @@ def test_published_results_are_compared() -> None:
     assert "d: derived from what it published" in text
     assert "fp8-31b" in bench("--published").stdout
     assert "nvfp4-26b" in yaml.safe_load(bench("--published", "-o", "yaml").stdout)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_narrow_terminal_loses_columns_and_never_k(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = bench("--read", str(MEASURED)).stdout.splitlines()
+    headings = lines[1].split()
+    assert {"workload", "clients", "K", "tok/s", "speedup"} <= set(headings)
+    assert ("stream" in headings) is (width == 200)
+    assert not any("…" in line for line in lines)
+    assert all(len(line) <= width for line in lines)
+    places = [tuple(line.split()[:2]) for line in lines[2:38]]
+    assert places == sorted(places, key=lambda place: int(place[1]))
+
+
+def test_derived_figures_are_marked_and_the_bonus_token_is_counted_once() -> None:
+    rows = [line.split() for line in bench("--read", "fp8-26b-sweep").stdout.splitlines()]
+    assert ["all", "1", "4", "–", "–", "2.98", "d"] in rows, "1.98 accepted drafts and the bonus token"
+    assert ["py_code", "1", "4", "69.3", "d", "1.75", "–"] in rows
+    rows = [line.split() for line in bench("--read", "nvfp4-26b").stdout.splitlines()]
+    assert ["all", "1", "4", "42.6", "2.34", "3.68"] in rows, "published with the bonus token"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gemmaspec.core.bench.result import Cell, Result
+from gemmaspec.core.bench.result import Basis, Cell, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ SIZE: Final = (11.0, 9.6)
 DPI: Final = 150
 # Columns: more concurrencies than these have no room for readable axes.
 MOST_COLUMNS: Final = 4
+# Points of one K stand beside each other, so that no interval hides another: this share of the axis apart.
+_APART: Final = 0.018
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -99,7 +101,7 @@ def draw(result: Result, theme: Theme) -> Figure:
         here = [cell for cell in swept if cell.concurrency == concurrency]
         _rates(rows[0][column], here, theme, _heading(here))
         _speedups(rows[1][column], here, theme)
-    rows[0][0].set_ylabel("tokens/s, all streams")
+    rows[0][0].set_ylabel(f"tokens/s, all streams{_derived(swept, 'tokensPerSecond')}")
     rows[1][0].set_ylabel("speedup over K = 0")
     left, right = lower.subplots(1, 2)
     _acceptance(left, result.cells, {cell.workload for cell in swept}, theme)
@@ -108,6 +110,12 @@ def draw(result: Result, theme: Theme) -> Figure:
     picture.suptitle(heading(result), x=0.012, ha="left", fontsize=13, fontweight="bold", color=theme.ink)
     picture.supxlabel(footing(result), x=0.012, ha="left", fontsize=8, color=theme.faint)
     return picture
+
+
+def _derived(cells: Sequence[Cell], name: str) -> str:
+    """A word on a figure that no source published as it stands here."""
+    told = {cell.basis_of(name) for cell in cells if name in cell.body()}
+    return " (derived)" if Basis.DERIVED in told else ""
 
 
 def heading(result: Result) -> str:
@@ -127,7 +135,7 @@ def footing(result: Result) -> str:
         f"K moved {'without restarts' if engine.actuator == 'Live' else 'by restarts'}" if engine.actuator else "",
         f"{method.runs} runs of {method.tokens} tokens" if method.runs and method.tokens else "",
         f"temperature {method.temperature:g}" if method.temperature is not None else "",
-        "bars: 95 % interval" if any(cell.runs > 1 for cell in result.cells) else "",
+        "bars: 95\u00a0%\u00a0interval" if any(cell.runs > 1 for cell in result.cells) else "",
         result.source or result.started_at or "",
     ]
     return _wrapped(" · ".join(part for part in told if part), 170)
@@ -139,6 +147,16 @@ def _heading(cells: Sequence[Cell]) -> str:
     batches = [cell.batch for cell in cells if cell.batch is not None]
     words = f"{clients} client{'s' if clients > 1 else ''}"
     return f"{words} (batch {sum(batches) / len(batches):.1f})" if batches else words
+
+
+def _places(own: Sequence[Cell], all_cells: Sequence[Cell]) -> list[float]:
+    """Where the points of a workload stand on an axis of K."""
+    if all(cell.runs == 1 for cell in all_cells):
+        return [float(cell.k or 0) for cell in own]
+    names = list(dict.fromkeys(cell.workload for cell in all_cells))
+    widest = max(cell.k or 0 for cell in all_cells) or 1
+    beside = (names.index(own[0].workload) - (len(names) - 1) / 2) * _APART * widest if own else 0.0
+    return [(cell.k or 0) + beside for cell in own]
 
 
 def _lines(cells: Sequence[Cell], theme: Theme) -> list[tuple[str, str, str, list[Cell]]]:
@@ -163,7 +181,7 @@ def _rates(axes: Axes, cells: Sequence[Cell], theme: Theme, title: str) -> None:
     for name, colour, marker, own in _lines(cells, theme):
         means = [_speed(cell) or 0.0 for cell in own]
         axes.errorbar(
-            [cell.k or 0 for cell in own],
+            _places(own, cells),
             means,
             yerr=_bars([(cell.tokens_per_second, mean) for cell, mean in zip(own, means, strict=True)]),
             color=colour,
@@ -198,13 +216,20 @@ def _speedups(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
         known = [cell for cell in own if cell.speedup is not None]
         means = [cell.speedup.mean for cell in known if cell.speedup is not None]
         bars = _bars([(cell.speedup, mean) for cell, mean in zip(known, means, strict=True)])
-        ks = [cell.k or 0 for cell in known]
         axes.errorbar(
-            ks, means, yerr=bars, color=colour, marker=marker, markersize=5.5, linewidth=1.8, capsize=3, elinewidth=1.2
+            _places(known, cells),
+            means,
+            yerr=bars,
+            color=colour,
+            marker=marker,
+            markersize=5.5,
+            linewidth=1.8,
+            capsize=3,
+            elinewidth=1.2,
         )
         told = [cell for cell in own if cell.theory is not None]
         axes.plot(
-            [cell.k or 0 for cell in told],
+            _places(told, cells),
             [cell.theory or 0.0 for cell in told],
             color=colour,
             linestyle=(0, (4, 3)),
@@ -221,7 +246,9 @@ def _acceptance(axes: Axes, cells: Sequence[Cell], named: Collection[str], theme
     """Of the largest K, where all positions are drafted, with the fewest clients. named: workloads of the legend."""
     told = [cell for cell in cells if cell.acceptance]
     _plain(axes, theme)
-    axes.set_title("conditional acceptance by position", loc="left", fontsize=10.5, color=theme.ink)
+    axes.set_title(
+        f"conditional acceptance by position{_derived(told, 'acceptance')}", loc="left", fontsize=10.5, color=theme.ink
+    )
     colours = {name: (colour, marker) for name, colour, marker, _ in _lines(cells, theme)}
     deepest = 1
     for name, (colour, marker) in colours.items():

@@ -10,7 +10,7 @@ import yaml
 
 from gemmaspec.bench import figure
 from gemmaspec.core.bench import advice
-from gemmaspec.core.bench.result import Cell, Interval, Result
+from gemmaspec.core.bench.result import Basis, Cell, Interval, Result
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1a1a1a; --faint: #595959; --line: #dddddd; }
@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align: left; }
 pre { border: 1px solid var(--line); border-radius: .3rem; overflow-x: auto; padding: .7rem 1rem; }
 .faint { color: var(--faint); }
 """
-_HEADINGS = (
+HEADINGS = (
     "workload",
     "clients",
     "batch",
@@ -41,6 +41,7 @@ _HEADINGS = (
     "step ms",
     "TTFT s",
 )
+DERIVED_NOTE = "d: derived from what the source published; the other figures stand there"
 
 
 def render(result: Result) -> str:
@@ -60,11 +61,16 @@ def render(result: Result) -> str:
         *_advice(result),
         "<h2>Figures</h2>",
         f'<div class="wide">{_table(result.cells)}</div>',
-        *(f'<p class="faint">{html.escape(note)}</p>' for note in result.notes),
+        *(f'<p class="faint">{html.escape(note)}</p>' for note in notes(result)),
         f'<p class="faint">{html.escape(figure.footing(result))}</p>',
         "</body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def notes(result: Result) -> list[str]:
+    """What is told below the table."""
+    return [*([DERIVED_NOTE] if is_derived(result.cells) else []), *result.notes]
 
 
 def _advice(result: Result) -> Iterable[str]:
@@ -82,7 +88,7 @@ def _advice(result: Result) -> Iterable[str]:
 
 
 def _table(cells: Sequence[Cell]) -> str:
-    return _html_table(_HEADINGS, [row(cell) for cell in cells])
+    return _html_table(HEADINGS, [row(cell) for cell in cells])
 
 
 def row(cell: Cell) -> tuple[str, ...]:
@@ -92,14 +98,31 @@ def row(cell: Cell) -> tuple[str, ...]:
         str(cell.concurrency),
         number(cell.batch, 1),
         "–" if cell.k is None else str(cell.k),
-        interval(cell.tokens_per_second, 1),
-        number(cell.stream_tokens_per_second, 1),
-        interval(cell.speedup, 2),
+        interval(cell.tokens_per_second, 1) + _mark(cell, "tokensPerSecond"),
+        number(cell.stream_tokens_per_second, 1) + _mark(cell, "streamTokensPerSecond"),
+        interval(cell.speedup, 2) + _mark(cell, "speedup"),
         number(cell.theory, 2),
-        number(cell.tokens_per_step, 2),
+        _per_step(cell),
         number(cell.step_milliseconds, 1),
         number(cell.ttft_seconds, 2),
     )
+
+
+def _per_step(cell: Cell) -> str:
+    """The bonus token included. A source that leaves it out is added one to; one that includes it said just this."""
+    if cell.tokens_per_step is not None or cell.mean_accepted is None:
+        return number(cell.tokens_per_step, 2)
+    added = cell.basis_of("meanAccepted") is Basis.PUBLISHED
+    return number(1.0 + cell.mean_accepted, 2) + (" d" if added else "")
+
+
+def _mark(cell: Cell, figure: str) -> str:
+    return " d" if cell.basis_of(figure) is Basis.DERIVED else ""
+
+
+def is_derived(cells: Iterable[Cell]) -> bool:
+    """Whether any figure of the table is marked as derived."""
+    return any(text.endswith(" d") for cell in cells for text in row(cell)[1:])
 
 
 def number(value: float | None, digits: int) -> str:

@@ -15,19 +15,9 @@ if TYPE_CHECKING:
 
     from gemmaspec.bench.runner import Progress
 
-HEADINGS: Final = (
-    "workload",
-    "clients",
-    "batch",
-    "K",
-    "tok/s",
-    "per stream",
-    "speedup",
-    "theory",
-    "tok/step",
-    "step ms",
-    "TTFT s",
-)
+# What is left out first where a terminal is too narrow: the JSON and the report have it all.
+_SPARED: Final = ("per stream", "tok/step", "TTFT s", "step ms", "batch", "theory")
+_GAP: Final = 2
 # Marks of figures that were not measured here.
 _MARKS: Final = {Basis.MEASURED: "", Basis.PUBLISHED: " p", Basis.DERIVED: " d"}
 _NAMES: Final = {
@@ -40,27 +30,44 @@ _NAMES: Final = {
 }
 
 
-def shown(result: Result) -> RenderableType:
-    """Table and recommendation: a pure function of the result."""
+def shown(result: Result, width: int) -> RenderableType:
+    """Table and recommendation: a pure function of the result and of the terminal's columns."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    from gemmaspec.bench.page import row
+    from gemmaspec.bench.page import notes
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "workload" else "right", no_wrap=True)
-    before = None
-    for cell in result.cells:
-        place = cell.workload, cell.concurrency
-        if before is not None and place != before:
-            table.add_section()
-        before = place
-        table.add_row(*row(cell))
-    parts: list[RenderableType] = [Text(result.title, "bold"), table]
-    parts += [Text(note, "dim") for note in result.notes]
+    parts: list[RenderableType] = [Text(result.title, "bold"), _table(result, width)]
+    parts += [Text(note, "dim") for note in notes(result)]
     return Group(*parts, *_advice(result))
+
+
+def _table(result: Result, width: int) -> RenderableType:
+    from rich.table import Table
+
+    from gemmaspec.bench.page import HEADINGS, row
+
+    rows = [row(cell) for cell in result.cells]
+    at = _columns([HEADINGS, *rows], width)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    for column in at:
+        table.add_column(HEADINGS[column], justify="left" if column == 0 else "right", no_wrap=True)
+    for line in rows:
+        table.add_row(*(line[column] for column in at))
+    return table
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Those that hold anything, as many as there is room for."""
+    from rich.cells import cell_len
+
+    headings = rows[0]
+    kept = [at for at in range(len(headings)) if any(line[at] != "–" for line in rows[1:])]
+    wide = {at: max(cell_len(line[at]) for line in rows) + _GAP for at in kept}
+    for spared in map(headings.index, _SPARED):
+        if sum(wide[at] for at in kept) - _GAP > width and spared in kept:
+            kept.remove(spared)
+    return kept
 
 
 def _advice(result: Result) -> Sequence[RenderableType]:

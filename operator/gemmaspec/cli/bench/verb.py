@@ -176,7 +176,8 @@ def _tell(result: Result, output: Output, out: Path | None) -> None:
 
     from gemmaspec.cli.bench.screen import shown
 
-    Console(highlight=False).print(shown(result))
+    console = Console(highlight=False)
+    console.print(shown(result, console.width))
 
 
 def _write(result: Result, out: Path) -> None:

@@ -127,11 +127,15 @@ def _prefill(stream: Stream) -> float | None:
 
 
 def cells(runs: Iterable[Run]) -> list[Cell]:
-    """Runs put together, in the order in which they first came."""
+    """Runs put together: by concurrency and workload in the order in which these first came, then by K."""
     groups: dict[tuple[str, int, int | None], list[Run]] = {}
     for entry in runs:
         groups.setdefault((entry.workload, entry.concurrency, entry.k), []).append(entry)
-    return [_cell(group, groups.get((name, concurrency, 0))) for (name, concurrency, _), group in groups.items()]
+    places = list(dict.fromkeys(groups))
+    names = list(dict.fromkeys(name for name, _, _ in places))
+    clients = list(dict.fromkeys(concurrency for _, concurrency, _ in places))
+    places.sort(key=lambda place: (clients.index(place[1]), names.index(place[0]), place[2] or 0))
+    return [_cell(groups[place], groups.get((place[0], place[1], 0))) for place in places]
 
 
 def _cell(group: Sequence[Run], base: Sequence[Run] | None) -> Cell:
