@@ -14,6 +14,8 @@ from gemmaspec.cli import completion
     [
         (["do"], ["doctor", ":4"]),
         (["top", "--on"], ["--once", ":4"]),
+        (["explain", "RolledB"], ["RolledBack", ":4"]),
+        (["recipes", "tiny"], ["tiny-cpu", ":4"]),
         (["status", ""], [":4"]),  # no cluster answers
     ],
 )

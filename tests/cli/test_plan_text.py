@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from gemmaspec.cli.main import app
 from gemmaspec.cli.plans import Dumper
+
+SAMPLE = Path(__file__).parents[2] / "manifests" / "samples" / "gemmaspec-tiny.yaml"
 
 
 @pytest.mark.parametrize(
@@ -23,3 +30,16 @@ def test_other_texts_are_not(text: str) -> None:
 def test_many_lines_come_back_as_they_were() -> None:
     text = "# a file\nx = 'y'\n\n\tz: \"1\"\n"
     assert yaml.safe_load(yaml.dump({"a": text}, Dumper=Dumper)) == {"a": text}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_programs_get_the_objects(form: str) -> None:
+    done = CliRunner().invoke(app, ["plan", "-f", str(SAMPLE), "-o", form])
+    assert done.exit_code == 0
+    if form == "json":
+        told = json.loads(done.stdout)
+        assert (told["apiVersion"], told["kind"]) == ("v1", "List")
+        found = told["items"]
+    else:
+        found = list(yaml.safe_load_all(done.stdout))
+    assert {"Deployment", "Service", "ConfigMap"} <= {entry["kind"] for entry in found}

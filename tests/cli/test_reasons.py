@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gemmaspec.api.status import GemmaSpecDeployStatus
+from gemmaspec.cli.conditions import CONDITIONS
 from gemmaspec.cli.main import app
 from gemmaspec.cli.reasons import GROUPS, REASONS, runbook
 
@@ -78,3 +80,20 @@ def test_explain_offers_what_is_near_to_an_unknown_reason() -> None:
     said = CliRunner().invoke(app, ["explain", "DraftReject"])
     assert said.exit_code == 2
     assert "DraftRejected" in said.output
+
+
+def test_explain_knows_every_condition() -> None:
+    promised = GemmaSpecDeployStatus.model_fields["conditions"].description or ""
+    assert set(CONDITIONS) == set(promised.rstrip(".").split(", "))
+    for name, entry in CONDITIONS.items():
+        said = CliRunner().invoke(app, ["explain", name.upper()])
+        assert said.exit_code == 0
+        assert f"condition; {entry.well} when all is well" in said.output
+    body = json.loads(CliRunner().invoke(app, ["explain", "RolledBack", "-o", "json"]).output)
+    assert set(body) == {"condition", "reason"}, "it is both"
+
+
+def test_explain_sends_alerts_to_their_page() -> None:
+    said = CliRunner().invoke(app, ["explain", "GemmaSpecOperatorBlind"])
+    assert said.exit_code == 2
+    assert "docs/alerts.md" in said.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -43,18 +44,22 @@ class Output(StrEnum):
     ALL = "all"
     COMMAND = "command"
     OBJECTS = "objects"
+    YAML = "yaml"
+    JSON = "json"
 
 
 def plan_file(
     file: Annotated[
         str, typer.Option("--file", "-f", help="File with GemmaSpecDeploy resources; - for standard input.")
     ],
-    output: Annotated[Output, typer.Option("--output", "-o", help="Objects, the engine's command line, or both.")] = (
-        Output.ALL
-    ),
+    output: Annotated[
+        Output,
+        typer.Option("--output", "-o", help="Objects, the engine's command line, or both; objects for programs."),
+    ] = Output.ALL,
 ) -> None:
     """Print the objects and the engine's command line that resources become. Needs no cluster."""
     failed = False
+    found: list[dict[str, Any]] = []
     for document in _documents(file):
         try:
             resolved, planned = _plan(document)
@@ -63,12 +68,17 @@ def plan_file(
                 typer.echo(f"{document['metadata']['name']}: {problem}", err=True)
             failed = True
             continue
-        if output is not Output.OBJECTS:
+        if output is Output.JSON:
+            found += _objects(resolved, planned)
+            continue
+        if output in (Output.ALL, Output.COMMAND):
             prefix = "# " if output is Output.ALL else ""
             typer.echo(f"{prefix}{command_line(resolved, planned)}")
         if output is not Output.COMMAND:
             text = yaml.dump_all(_objects(resolved, planned), Dumper=Dumper, sort_keys=False, width=120)
             typer.echo(f"---\n{text}", nl=False)
+    if output is Output.JSON:
+        typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": found}, indent=2, ensure_ascii=False))
     if failed:
         raise typer.Exit(1)
 

@@ -21,8 +21,14 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+def _names(incomplete: str) -> list[str]:
+    return sorted(name for name in load() if name.startswith(incomplete))
+
+
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Recipe to explain; without it all are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Recipe to explain; without it all are listed.", autocompletion=_names)
+    ] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.TABLE,
 ) -> None:
     """List the published recipes, or explain one."""
