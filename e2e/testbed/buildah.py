@@ -66,7 +66,7 @@ class Buildah:
         machine's architecture whatever the image is for.
         """
         name = f"localhost/operator:{architecture}"
-        own = f"linux/{_run(['dpkg', '--print-architecture']).strip()}"
+        own = f"linux/{own_architecture()}"
         arguments = [
             f"--build-arg=BASE={base}",
             f"--build-arg=BUILDPLATFORM={own}",
@@ -92,6 +92,11 @@ class Buildah:
         """A container of an image, and where its files are."""
         container = self("from", "--pull-never", image).strip()
         return container, Path(self("mount", container).strip())
+
+
+def own_architecture() -> str:
+    """This machine's, as Debian and OCI call it."""
+    return _run(["dpkg", "--print-architecture"]).strip()
 
 
 def debian(tar: Path, architecture: str | None = None) -> None:

@@ -14,7 +14,9 @@ import yaml
 
 from gemmaspec.core.observation import Observation, Resource
 from gemmaspec.core.owner import Owner
+from gemmaspec.core.plan import benchmark_job
 from gemmaspec.core.reconcile import Settings, reconcile
+from gemmaspec.core.resolve import resolve
 from gemmaspec.recipes import load
 from gemmaspec.runtime import options
 from manifests import assemble
@@ -130,24 +132,32 @@ def test_network_policies_mean_the_pods_that_there_are(helm: Helm) -> None:
     operator = objects["Deployment", "gemmaspec-operator"]["spec"]["template"]
     own = objects["NetworkPolicy", "gemmaspec-operator"]["spec"]
     engines = objects["NetworkPolicy", "gemmaspec-engines"]["spec"]
-    pod = engine_template()
+    pod, job = made("Deployment"), made("Job")
     assert selects(own["podSelector"], operator)
     assert {port["port"] for rule in own["ingress"] for port in rule["ports"]} == ports(operator)
     assert selects(engines["podSelector"], pod)
     assert selects(own["egress"][-1]["to"][0]["podSelector"], pod)
-    scrape, clients = engines["ingress"]
+    assert selects(own["egress"][-1]["to"][0]["podSelector"], job), "it serves what it measured"
+    assert not selects(engines["podSelector"], job)
+    scrape, measure, clients = engines["ingress"]
     assert selects(scrape["from"][0]["podSelector"], operator)
-    assert {port["port"] for port in scrape["ports"]} == ports(pod) == {"http", "agent"}
+    assert selects(measure["from"][0]["podSelector"], job)
+    for rule in (scrape, measure):
+        assert {port["port"] for port in rule["ports"]} == ports(pod) == {"http", "agent"}
     assert [port["port"] for port in clients["ports"]] == ["http"]
 
 
-def engine_template() -> dict[str, Any]:
-    """The template of an engine's pod, with an agent in it."""
-    spec = {"recipe": "tiny-cpu", "speculative": {"control": {"actuator": "Live"}}}
+def made(kind: str) -> dict[str, Any]:
+    """The template of the pods that the operator makes by a Deployment, an engine with an agent, or by a Job."""
+    spec = {"recipe": "tiny-cpu", "speculative": {"control": {"actuator": "Live"}}, "benchmark": {"request": "once"}}
+    owner = Owner("llm", "tiny", "u")
+    if kind == "Job":
+        resolved = resolve(spec, load())
+        return dict(benchmark_job(owner, resolved, "tiny-benchmark", "operator:1", {})["spec"]["template"])
     settings = Settings(load(), FILES, key=b"0123456789", live_files=FILES)
-    resource = Resource(Owner("llm", "tiny", "u"), 1, False, spec, {})
+    resource = Resource(owner, 1, False, spec, {})
     bodies = [getattr(action, "body", {}) for action in reconcile(Observation(resource, 0.0), settings).actions]
-    (deployment,) = [body for body in bodies if body.get("kind") == "Deployment"]
+    (deployment,) = [body for body in bodies if body.get("kind") == kind]
     return dict(deployment["spec"]["template"])
 
 
