@@ -30,7 +30,8 @@ class Watch:
         self.resources: dict[tuple[str, str], list[Stored]] = {}
         self.objects: dict[tuple[str, str], list[Stored]] = {}
         self.now = 0.0
-        self.cache = Cache(self.resources, self.objects, {}, clock=lambda: self.now)
+        self.lost: list[str] = []
+        self.cache = Cache(self.resources, self.objects, {}, clock=lambda: self.now, lose=self.lost.append)
 
     def shows(self, *bodies: dict[str, Any]) -> None:
         self.objects[KEY] = [store(body["kind"], body) for body in bodies]
@@ -121,6 +122,16 @@ def test_nothing_is_kept_for_ever() -> None:
     assert watch.versions() == []
     watch.cache.deleted("last")
     assert (watch.cache._written, watch.cache._owned, list(watch.cache._deleted)) == ({}, {}, ["last"])
+
+
+def test_an_answer_about_what_nobody_asks_for_any_more_goes_in_the_end() -> None:
+    """The watch has told that a resource is gone before the answer to the last write of its status came."""
+    watch = Watch()
+    body = {"kind": identity.KIND, "metadata": {"namespace": "ns", "name": "gone", "uid": "u", "resourceVersion": "5"}}
+    watch.cache.wrote(identity.KIND, body)
+    watch.now = OVERLAY_SECONDS + 1
+    watch.cache.wrote("Service", child(6))
+    assert [key[0] for key in watch.cache._written] == ["Service"]
 
 
 def test_our_status_is_read_back_before_the_watch_tells() -> None:
@@ -216,7 +227,7 @@ def test_what_a_new_list_lacks_is_gone_until_the_watch_shows_it() -> None:
     assert watch.cache.listed("Service", "elsewhere", {"u7"}, "20") == []
     assert watch.versions() == ["5", "9"]
     assert watch.cache.listed("Service", "ns", {"u7"}, "8") == [KEY], "the second is newer than the list"
-    assert watch.versions() == ["9"]
+    assert (watch.versions(), watch.lost) == (["9"], ["u1"])
     assert watch.cache.seen("u1", 1)
     assert watch.versions() == ["5", "9"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemmaspec.runtime.handlers import ANY, KINDS, unlisted
-from gemmaspec.runtime.shelf import Shelf
+from gemmaspec.runtime.shelf import MOST_LOST, Shelf
 
 ONE, TWO = ("ns", "one"), ("ns", "two")
 
@@ -21,6 +21,25 @@ def test_the_newest_is_kept_and_what_is_gone_is_not() -> None:
     shelf.remove("u2")
     shelf.remove("u3")
     assert (list(shelf), len(shelf), shelf.get(ONE, ())) == ([], 0, ())
+
+
+def test_what_a_list_lacked_is_not_brought_back_by_an_event_of_before() -> None:
+    shelf: Shelf[str] = Shelf()
+    shelf.put(ONE, "u1", 5, "known")
+    shelf.lose("u1")
+    shelf.lose("never seen")
+    assert ONE not in shelf
+    assert not shelf.put(ONE, "u1", 4, "late")
+    assert shelf.put(ONE, "u1", 6, "the list was an old one")
+    assert list(shelf[ONE]) == ["the list was an old one"]
+
+
+def test_what_is_lost_is_not_remembered_for_ever() -> None:
+    shelf: Shelf[str] = Shelf()
+    for number in range(MOST_LOST + 10):
+        shelf.put(ONE, f"u{number}", 5, "one")
+        shelf.lose(f"u{number}")
+    assert (len(shelf), len(shelf._lost)) == (0, MOST_LOST)
 
 
 def test_an_object_that_changes_its_owner_moves() -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from gemmaspec.core.plan import Owner
 
 # A watch that has not caught up after this long has lost the object: believe the watch again.
 OVERLAY_SECONDS: Final = 30.0
+# So many uids of objects whose end no watch has told are remembered.
+MOST_GONE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,10 @@ def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Cache:
-    """Indices of the watches below answers to our own writes."""
+    """Indices of the watches below answers to our own writes.
+
+    lose: is called with the uid of an object whose end no watch has told: the indices need not keep it.
+    """
 
     def __init__(
         self,
@@ -167,7 +172,9 @@ class Cache:
         children: Mapping[tuple[str, str], Iterable[Stored]],
         pods: Mapping[tuple[str, str], Iterable[Pod]],
         clock: Callable[[], float] = time.monotonic,
+        lose: Callable[[str], object] = bool,
     ) -> None:
+        self._lose = lose
         self._resources = resources
         self._children = children
         self._pods = pods
@@ -176,7 +183,7 @@ class Cache:
         self._owned: dict[tuple[str, str], set[tuple[str, str, str]]] = {}  # keys of `_written` by owner
         self._deleted: dict[str, float] = {}
         self._settled: dict[str, str] = {}
-        self._gone: set[str] = set()
+        self._gone: dict[str, None] = {}
         self._shown: dict[str, int] = {}
 
     def resource(self, namespace: str, name: str) -> Resource | None:
@@ -228,10 +235,13 @@ class Cache:
 
     def wrote(self, kind: str, body: Mapping[str, Any]) -> None:
         """Remember the API server's answer to a write of ours."""
-        stored = store(kind, body)
+        stored, now = store(kind, body), self._clock()
         key = (kind, stored.namespace, stored.name)
         self._unwrite(key)
-        self._written[key] = (self._clock(), stored)
+        # An answer that came after the watch had told of the object's end is asked for by nobody.
+        while self._written and now - next(iter(self._written.values()))[0] > OVERLAY_SECONDS:
+            self._unwrite(next(iter(self._written)))
+        self._written[key] = (now, stored)
         if kind != identity.KIND:
             self._owned.setdefault((stored.namespace, stored.owner_name), set()).add(key)
 
@@ -244,8 +254,12 @@ class Cache:
 
     def gone(self, uid: str) -> None:
         """The API server says that there is no such object, whatever the watch shows: it lost the deletion."""
-        self._gone.add(uid)
+        self._gone[uid] = None
+        while len(self._gone) > MOST_GONE:
+            del self._gone[next(iter(self._gone))]
         self._shown.pop(uid, None)
+        self._settled.pop(uid, None)
+        self._lose(uid)
 
     def seen(self, uid: str, gist: int) -> bool:
         """The watch shows this object (again): a list without it was an old one. Returns whether it tells anything
@@ -253,7 +267,7 @@ class Cache:
 
         gist: of what is kept of it, see :func:`gist`.
         """
-        self._gone.discard(uid)
+        self._gone.pop(uid, None)
         known = self._shown.get(uid)
         self._shown[uid] = gist
         return known != gist
@@ -264,29 +278,23 @@ class Cache:
         An object that is newer than the list stays. Returns the keys of the resources that lost something.
         """
         newest = int(version) if version.isdigit() else 0
-        lost: list[tuple[str, str]] = []
-        if kind == "Pod":
-            for key, pods in self._pods.items():
-                missing = [pod.uid for pod in pods if pod.uid not in uids and namespace in ("", key[0])]
-                self._lose(missing)
-                lost += [key] if missing else []
-            return lost
-        for key, shown in (self._resources if kind == identity.KIND else self._children).items():
-            missing = [
-                stored.uid
-                for stored in shown
-                if stored.kind == kind
-                and stored.uid not in uids
-                and namespace in ("", key[0])
-                and stored.order <= newest
-            ]
-            self._lose(missing)
-            lost += [key] if missing else []
-        return lost
-
-    def _lose(self, uids: Iterable[str]) -> None:
-        for uid in uids:
+        missing: dict[tuple[str, str], list[str]] = {}
+        for key, uid, is_newer in self._known_of(kind, newest):
+            if uid not in uids and namespace in ("", key[0]) and not is_newer:
+                missing.setdefault(key, []).append(uid)
+        for uid in [uid for lost in missing.values() for uid in lost]:
             self.gone(uid)
+        return list(missing)
+
+    def _known_of(self, kind: str, newest: int) -> Iterator[tuple[tuple[str, str], str, bool]]:
+        """Key, uid, and whether it is newer than that version, of each object of a kind that is shown. Of pods no
+        version is kept; one that a list is too old for, the watch that begins there tells again.
+        """
+        if kind == "Pod":
+            yield from ((key, pod.uid, False) for key, pods in self._pods.items() for pod in pods)
+            return
+        for key, shown in (self._resources if kind == identity.KIND else self._children).items():
+            yield from ((key, stored.uid, stored.order > newest) for stored in shown if stored.kind == kind)
 
     def settle(self, uid: str, resource_version: str) -> None:
         """A reset of this very object changed nothing: what others own of it are the values of its defaults."""
@@ -295,7 +303,7 @@ class Cache:
     def forget(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """The watch told that the object is gone."""
         self._deleted.pop(uid, None)
-        self._gone.discard(uid)
+        self._gone.pop(uid, None)
         self._shown.pop(uid, None)
         self._settled.pop(uid, None)
         written = self._written.get((kind, namespace, name))

@@ -64,7 +64,7 @@ class Operator:
         self._children: Shelf[Stored] = Shelf()
         self._pods: Shelf[Pod] = Shelf()
         self._unlisted = unlisted(options.namespaces)
-        self.cache = Cache(self._resources, self._children, self._pods)
+        self.cache = Cache(self._resources, self._children, self._pods, lose=self._lose)
         self._cluster: Cluster | None = None
         self._engines = Engines()
         self._tasks: list[asyncio.Task[None]] = []
@@ -145,6 +145,10 @@ class Operator:
         order = int(version) if version.isdigit() else 0
         if self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept)):
             self.queue.wake(names.resource_of(key))
+
+    def _lose(self, uid: str) -> None:
+        for shelf in (self._resources, self._children, self._pods):
+            shelf.lose(uid)
 
     def _shelf(self, kind: str) -> Shelf[Any]:
         if kind == "Pod":

@@ -74,7 +74,8 @@ class Knowledge:
         try:
             await self._scraper.teach(key, action.pod, state)
         except Refused as failure:
-            self._refused.setdefault(key, set()).add(given)
+            alive = {pod.uid for pod in self._cache.pods(*key)}
+            self._refused[key] = {one for one in self._refused.get(key, ()) if one[0] in alive} | {given}
             log.warning("%s/%s: the agent of %s learns anew: %s", *key, action.pod.name, failure)
         except ScrapeError as failure:
             metrics.SCRAPE_ERRORS.inc()
