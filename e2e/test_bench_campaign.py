@@ -117,6 +117,7 @@ def test_the_spec_asks_for_one_and_gets_one(swept: Swept) -> None:
     wait_for(lambda: not swept.resource.json("get", "jobs")["items"], "the Job gone", 120)
     assert swept.same_engine()
     swept.stands_as_before()
+    assert swept.agent()["state"]["restored"] == "port", "its figures were offered to the policies"
     time.sleep(10)  # what must not happen is looked for: the same request again
     assert not swept.resource.json("get", "jobs")["items"]
     assert swept.resource.status()["benchmark"] == told

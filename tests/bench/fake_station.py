@@ -32,6 +32,7 @@ class FakeStation:
         self.k, self.held, self.other_k = max(ks), None, None
         self.asked: list[dict[str, Any]] = []
         self.puts: list[dict[str, Any]] = []
+        self.taught: list[dict[str, Any]] = []
         self.fail_after: int | None = None
         self.generated = self.running = 0
         self.steps, self.requests, self.tokens = (dict.fromkeys(ks, 0) for _ in range(3))
@@ -112,6 +113,12 @@ class FakeStation:
         self.held = None if body["untilSeconds"] < 1 else body["k"]
         return web.json_response({})
 
+    async def put_state(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.json_response({"error": "bearer token missing or wrong"}, status=401)
+        self.taught.append(await request.json())
+        return web.json_response({})
+
     @asynccontextmanager
     async def running_on(self) -> AsyncIterator[FakeStation]:
         """Two ports of the loopback address."""
@@ -121,6 +128,7 @@ class FakeStation:
         engine.router.add_post("/v1/chat/completions", self.chat)
         agent.router.add_get("/metrics", self.agent_metrics)
         agent.router.add_put("/k", self.put_k)
+        agent.router.add_put("/state", self.put_state)
         runners = [web.AppRunner(app) for app in (engine, agent)]
         try:
             for runner in runners:

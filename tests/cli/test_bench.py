@@ -61,6 +61,9 @@ def test_a_sweep_by_address_is_told_written_and_read_again(station: FakeStation,
     assert "Mine" in told.stdout
     assert "py_code" in told.stdout
     assert station.held is None
+    (taught,) = station.taught
+    assert (taught["version"], taught["ks"], set(taught["policies"])) == (1, [0, 1, 2], {"adaptive"})
+    assert "offered to the agent's policy as its prior" in told.stderr
     for name in FILES:
         assert (tmp_path / "out" / name).stat().st_size > 1000
     body = json.loads((tmp_path / "out" / "bench.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
@@ -74,6 +75,10 @@ class AgentPort:
     async def release(self) -> None:
         """See Steering."""
         await self._put({"mode": "Fixed", "untilSeconds": _RELEASE_SECONDS})
+
+    async def offer(self, state: str) -> None:
+        """Give the policy what a sweep has found, as its prior (PUT /state). Raises Unreached."""
+        await self._agent.put("/state", json.loads(state))
 
     async def _put(self, settings: dict[str, object]) -> None:
         try:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import typer
 from rich.console import Console
 
 from gemmaspec.adapters.cluster import Cluster
+from gemmaspec.adapters.transport import Unreached
 from gemmaspec.bench.outcome import outcome
 from gemmaspec.bench.runner import Runner, served
 from gemmaspec.cli.bench.screen import Bar, duration
 from gemmaspec.cli.bench.target import Target, by_address, of_resource
 from gemmaspec.core import hold
+from gemmaspec.core.bench import lesson
 from gemmaspec.core.bench import sweep as sweeps
 from gemmaspec.core.bench.result import EngineFacts, Result, Run
 from gemmaspec.core.bench.sweep import BadSweep, Sweep
@@ -69,6 +72,20 @@ class Session:
         if target.restarts and before:
             after = await target.restarts()
             self._restarts = after[1] - before[1] if after[0] == before[0] else 1
+        if target.offer is not None:
+            await self._offer(target.offer, target.ks)
+
+    async def _offer(self, offer: Callable[[str], Awaitable[None]], ks: Sequence[int]) -> None:
+        """Step times and acceptance as the policy's prior; without them it learns by itself."""
+        state = lesson.state(self.runs, ks)
+        if not state:
+            return
+        try:
+            await offer(state)
+        except Unreached as failure:
+            self._say(f"the agent takes no prior: {failure}")
+        else:
+            self._say("step times and acceptance were offered to the agent's policy as its prior")
 
     def _fitted(self, target: Target, context: int | None) -> Sweep:
         """The sweep that this engine can make; what is left out is told."""

@@ -35,7 +35,7 @@ class Target:
 
     ks: the values of K that it can be moved through; empty where it can't. current: K that its spec asks for.
     boot_seconds: what a move costs, where it is a restart. restarts: tells how often its container was restarted, and
-    which pod it is.
+    which pod it is. offer: gives the agent's policy what was found; None where only the operator may.
     """
 
     engine: Transport
@@ -47,6 +47,7 @@ class Target:
     boot_seconds: float | None = None
     why_not: str = ""
     restarts: Callable[[], Awaitable[tuple[str, int]]] | None = field(default=None, compare=False)
+    offer: Callable[[str], Awaitable[None]] | None = field(default=None, compare=False)
 
     @property
     def by_restart(self) -> bool:
@@ -70,7 +71,8 @@ async def by_address(url: str, agent_url: str, key: str, token: str) -> AsyncIte
         steering = AgentPort(agent) if agent is not None and moves and token else None
         why = "" if steering else _why_not_by_address(agent_url, token, moves)
         facts = EngineFacts(ks=list(ks), actuator=steering.name if steering else None)
-        yield Target(engine, agent, steering, ks if steering else (), None, facts, why_not=why)
+        offer = None if steering is None else steering.offer
+        yield Target(engine, agent, steering, ks if steering else (), None, facts, why_not=why, offer=offer)
     finally:
         await engine.close()
         if agent is not None:
