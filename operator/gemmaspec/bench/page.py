@@ -40,6 +40,7 @@ HEADINGS = (
     "tok/step",
     "step ms",
     "TTFT s",
+    "prompt tok/s",
 )
 DERIVED_NOTE = "d: derived from what the source published; the other figures stand there"
 
@@ -105,6 +106,7 @@ def row(cell: Cell) -> tuple[str, ...]:
         _per_step(cell),
         number(cell.step_milliseconds, 1),
         number(cell.ttft_seconds, 2),
+        number(cell.prompt_tokens_per_second, 0),
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gemmaspec.bench.runner import Progress
 
 # What is left out first where a terminal is too narrow: the JSON and the report have it all.
-_SPARED: Final = ("per stream", "tok/step", "TTFT s", "step ms", "batch", "theory")
+_SPARED: Final = ("prompt tok/s", "per stream", "tok/step", "TTFT s", "step ms", "batch", "theory")
 _GAP: Final = 2
 # Marks of figures that were not measured here.
 _MARKS: Final = {Basis.MEASURED: "", Basis.PUBLISHED: " p", Basis.DERIVED: " d"}
