@@ -25,6 +25,7 @@ class FakeStation:
     """Each step takes ``step`` seconds and brings K + 1 tokens: all drafts are accepted.
 
     broken: status or words with which chats fail after so many. other_k: K that steps verify whatever is held.
+    overhead: tokens of a prompt besides its text's.
     """
 
     def __init__(self, ks: tuple[int, ...] = (0, 1, 2), step: float = 0.002, token: str = "secret") -> None:
@@ -37,6 +38,7 @@ class FakeStation:
         self.generated = self.running = 0
         self.steps, self.requests, self.tokens = (dict.fromkeys(ks, 0) for _ in range(3))
         self.url = self.agent_url = ""
+        self.overhead = 0
 
     @property
     def now(self) -> int:
@@ -83,7 +85,7 @@ class FakeStation:
         self.generated += k + 1
 
     async def _send(self, stream: web.StreamResponse, question: dict[str, Any], done: int) -> None:
-        length = len(question["messages"][0]["content"]) // CHARACTERS_PER_TOKEN
+        length = len(question["messages"][0]["content"]) // CHARACTERS_PER_TOKEN + self.overhead
         usage = {"prompt_tokens": length, "completion_tokens": done}
         await stream.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())
 

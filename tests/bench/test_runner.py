@@ -122,11 +122,13 @@ async def test_without_an_agent_k_stays_and_the_engines_counters_are_read(statio
 
 
 async def test_prompts_are_filled_to_their_length(station: FakeStation, ways: Ways) -> None:
+    station.overhead = 100  # the chat's own words
     deep = Workload("deep", "All work and no play.", 4, 2048)
     (run,) = await Runner(ways.engine, ways.agent, None, Sweep((deep,), (1,), (None,), 1)).run("fake")
-    assert run.prompt_tokens == pytest.approx(2048, rel=0.02)
+    assert run.prompt_tokens is not None
+    assert 0.98 * 2048 < run.prompt_tokens <= 2048
     assert run.prompt_tokens_per_second is not None
-    assert len(station.asked) == 3, "one to find the length, one to warm up, one that counts"
+    assert len(station.asked) == 4, "two to find the length, one to warm up, one that counts"
 
 
 async def test_nothing_behind_an_address_is_told(station: FakeStation) -> None:

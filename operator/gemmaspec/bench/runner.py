@@ -34,6 +34,8 @@ ATTEMPTS: Final = 3
 PAUSE_SECONDS: Final = 0.5
 # Length of the text by which characters per token are found.
 GAUGE_CHARACTERS: Final = 2000
+# Of the wanted length, before it is counted again: the start of a text may have more tokens than the rest.
+NEARLY: Final = 0.95
 
 
 class Failed(Exception):
@@ -161,11 +163,16 @@ class Runner:
     async def _filled(self, workload: Workload) -> Workload:
         if workload.prompt_tokens is None:
             return workload
-        gauge = replace(workload, text=_repeated(workload.text, GAUGE_CHARACTERS), tokens=2)
-        counted = await self._ask(gauge)
-        if not counted.prompt_tokens:
-            raise Unreached(0, f"{self._engine.where} does not tell the length of prompts: is it vLLM?")
-        characters = round(GAUGE_CHARACTERS * workload.prompt_tokens / counted.prompt_tokens)
+        characters = GAUGE_CHARACTERS
+        for share in (
+            NEARLY,
+            1.0,
+        ):  # tokens are counted once more where it matters: an engine may have room for no more
+            gauge = replace(workload, text=_repeated(workload.text, characters), tokens=2)
+            counted = await self._ask(gauge)
+            if not counted.prompt_tokens:
+                raise Unreached(0, f"{self._engine.where} does not tell the length of prompts: is it vLLM?")
+            characters = int(share * characters * workload.prompt_tokens / counted.prompt_tokens)
         return replace(workload, text=_repeated(workload.text, characters))
 
     async def _all(self) -> None:
