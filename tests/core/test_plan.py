@@ -253,6 +253,20 @@ def test_no_port_twice() -> None:
         assert len(ports) == len(set(ports))
 
 
+def test_a_user_that_is_named_runs_all_of_the_pod_and_has_its_caches() -> None:
+    resource = read("minimal-gb10")
+    before = planned(resource).deployment["spec"]["template"]["spec"]
+    resource["spec"].setdefault("engine", {})["runAsUser"] = 1234
+    pod = planned(resource).deployment["spec"]["template"]["spec"]
+    context = pod["securityContext"]
+    assert (context["runAsNonRoot"], context["runAsUser"], context["runAsGroup"]) == (True, 1234, 1234)
+    assert (context["fsGroup"], context["fsGroupChangePolicy"]) == (1234, "OnRootMismatch")
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        assert {"name": "USER", "value": "engine"} in container["env"]
+        assert container["securityContext"].keys() == {"allowPrivilegeEscalation", "capabilities"}, "nothing undoes it"
+    assert before["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}, "revisions stay what they were"
+
+
 def test_no_environment_variable_twice() -> None:
     for file in RESOURCES:
         for container in planned(read(file.stem)).deployment["spec"]["template"]["spec"]["containers"]:

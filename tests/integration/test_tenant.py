@@ -20,7 +20,8 @@ from tests.integration.test_schema import WRONG, merged
 
 pytestmark = pytest.mark.control_plane
 
-TENANT, OTHER = "tenant-a", "tenant-b"
+TENANT, OTHER, STRICT = "tenant-a", "tenant-b", "tenant-strict"
+ENFORCED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 # Through the spec: refused at `kubectl apply`.
 SPECS: dict[str, dict[str, Any]] = {
@@ -143,28 +144,56 @@ def test_the_rights_to_the_resource_give_nothing_else(eve: Kubectl, attempt: str
     assert "orbidden" in refused.value.output, refused.value.output
 
 
+def of_recipe(name: str, **engine: Any) -> dict[str, Any]:
+    return {"recipe": name, "engine": {"image": f"x.example/v@sha256:{'0' * 64}"} | engine}
+
+
+def engines_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Templates of the pods that the operator makes of a spec."""
+    resource = Resource(Owner(TENANT, "tried", "u"), 1, False, spec, {})
+    settings = Settings(load(), {"gemmaspec_engine/launch.py": ""}, host_path_prefixes=("/",))
+    bodies: list[Any] = [
+        getattr(action, "body", {}) for action in reconcile(Observation(resource, 0.0), settings).actions
+    ]
+    return [body["spec"]["template"] for body in bodies if body.get("kind") == "Deployment"]
+
+
+@pytest.mark.parametrize("recipe", ["gemma4-26b-nvfp4-modern", "tiny-cpu"])
+def test_engines_of_a_named_user_meet_the_strictest_security_standard(control_plane: ControlPlane, recipe: str) -> None:
+    """By the API server's own admission; without a user it refuses them, and for that reason alone."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STRICT, "labels": ENFORCED}}
+    control_plane.kubectl.apply(json.dumps(namespace))
+    assert "created" in control_plane.kubectl.apply(engine_pod(recipe, runAsUser=65532), "--dry-run=server")
+    with pytest.raises(KubectlError, match="runAsNonRoot != true") as refused:
+        control_plane.kubectl.apply(engine_pod(recipe), "--dry-run=server")
+    assert refused.value.output.count(" must set ") == 1, refused.value.output
+
+
+def engine_pod(recipe: str, **engine: Any) -> str:
+    """An engine's pod by itself, without what the cluster would have to know first."""
+    (template,) = engines_of(of_recipe(recipe, **engine))
+    unknown = ("serviceAccountName", "runtimeClassName")
+    spec = {key: value for key, value in template["spec"].items() if key not in unknown}
+    metadata = {"name": "tried", "namespace": STRICT}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
 def test_whatever_the_spec_says_pods_have_no_token_and_no_privilege() -> None:
     """Every recipe's pods: no API token, no capability, no privilege escalation, the default seccomp profile."""
     recipes = load()
     seen = 0
     for name in recipes:
-        spec: dict[str, Any] = {"recipe": name, "engine": {"image": f"x.example/v@sha256:{'0' * 64}"}}
+        spec = of_recipe(name)
         assert GemmaSpecDeploySpec.model_validate(spec)
-        decision = reconcile(
-            Observation(Resource(Owner(TENANT, "tried", "u"), 1, False, spec, {}), 0.0),
-            Settings(recipes, {"gemmaspec_engine/launch.py": ""}, host_path_prefixes=("/",)),
-        )
-        for action in decision.actions:
-            body: Any = getattr(action, "body", {})
-            if body.get("kind") == "Deployment":
-                seen += 1
-                pod = body["spec"]["template"]["spec"]
-                assert pod["automountServiceAccountToken"] is False
-                assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-                for container in [*pod["containers"], *pod["initContainers"]]:
-                    context = container["securityContext"]
-                    assert context["allowPrivilegeEscalation"] is False
-                    assert context["capabilities"] == {"drop": ["ALL"]}
-                    assert not context.get("privileged")
-                assert not any(key in pod for key in ("hostNetwork", "hostPID", "hostIPC"))
+        for template in engines_of(spec):
+            seen += 1
+            pod = template["spec"]
+            assert pod["automountServiceAccountToken"] is False
+            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            for container in [*pod["containers"], *pod["initContainers"]]:
+                context = container["securityContext"]
+                assert context["allowPrivilegeEscalation"] is False
+                assert context["capabilities"] == {"drop": ["ALL"]}
+                assert not context.get("privileged")
+            assert not any(key in pod for key in ("hostNetwork", "hostPID", "hostIPC"))
     assert seen > 5, yaml.safe_dump(sorted(recipes))

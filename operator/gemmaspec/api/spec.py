@@ -293,6 +293,12 @@ class Engine(Model):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     resources: Resources | None = Field(None, description="Requests and limits of the engine container.")
+    run_as_user: Annotated[int, Field(ge=1, le=2147483647)] | None = Field(
+        None,
+        description="User and group id of everything in the engine's pod; claims are given to that group. With it the "
+        "pod meets the pod security standard `restricted`, provided that the image works for such a user. Without it "
+        "the image's own user runs, mostly root.",
+    )
     model_config = Model.model_config | {
         "json_schema_extra": rules(
             rule(

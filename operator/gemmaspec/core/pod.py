@@ -37,7 +37,7 @@ def pod_template(
         # A Service called `vllm` would otherwise put VLLM_PORT=tcp://… into the engine's environment.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": security(resolved),
         "initContainers": init_containers(resolved, k, agent),
         "containers": [engine_container(resolved, k, agent)],
         "volumes": volumes(name, resolved, revision, files),
@@ -45,6 +45,21 @@ def pod_template(
     body |= placement(resolved)
     annotations = {names.K_ANNOTATION: str(k)} | ({names.ACTUATOR_ANNOTATION: "Live"} if agent else {})
     return {"metadata": {"labels": labels, "annotations": annotations}, "spec": body}
+
+
+def security(resolved: Resolved) -> dict[str, Any]:
+    """The pod's security context; as the image's own user unless the spec names another."""
+    user = _user(resolved)
+    context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if user is None:
+        return context
+    # A cache of a claim may hold files of root's: they are given away once, and not looked through at every start.
+    shared = {"fsGroup": user, "fsGroupChangePolicy": "OnRootMismatch"}
+    return context | {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user} | shared
+
+
+def _user(resolved: Resolved) -> int | None:
+    return resolved.spec.engine.run_as_user if resolved.spec.engine else None
 
 
 def of_revision(template: Mapping[str, Any], name: str, revision: str) -> dict[str, Any]:
@@ -200,6 +215,8 @@ def environment(resolved: Resolved, *, engine: bool = False, agent: str | None =
     }
     if agent:
         fixed |= live.environment(agent, resolved)
+    if _user(resolved) is not None:
+        fixed["USER"] = "engine"  # torch asks for the user's name, and images have none for any number
     given = {variable.name: _variable(variable) for variable in (spec.engine.env if spec.engine else None) or []}
     for name in caches.compile_variables(resolved):
         given.pop(name, None)  # a recipe names a directory of its image; the field that asks for a cache wins
