@@ -27,7 +27,13 @@ def screen(resource: Values, pods: Sequence[EnginePod] | None, now: float, width
     status: Values = resource.get("status") or {}
     parts: list[RenderableType] = [*_head(resource, status)]
     if status:
-        parts += [Text(), _k(status, now), *_acceptance(status, now, width), *_speed(status, now)]
+        parts += [
+            Text(),
+            _k(status, now),
+            *_acceptance(status, now, width),
+            *_speed(status, now),
+            *_benchmark(status, now),
+        ]
     parts += [Text(), _pods(pods, now, width)]
     if status.get("conditions"):
         parts += [Text(), _conditions(status["conditions"], now)]
@@ -115,6 +121,16 @@ def _speed(status: Values, now: float) -> Iterator[Text]:
     words = [form.format(value) for value, form in known if value is not None]
     measured = f", {age.of(speed.get('measuredAt'), now)} ago" if words else "not measured yet"
     yield Text.assemble(("speed", "bold"), f"  {', '.join(words)}{measured}")
+
+
+def _benchmark(status: Values, now: float) -> Iterator[Text]:
+    found = status.get("benchmark") or {}
+    if not found:
+        return
+    since = found.get("finishedAt") or found.get("startedAt")
+    when = f", {age.of(since, now)} ago" if since else ""
+    head = f"  {found.get('request', '–')}: {found.get('phase', '–')}{when}"
+    yield Text.assemble(("benchmark", "bold"), f"{head}\n   {found.get('message', '')}".rstrip())
 
 
 def _pods(pods: Sequence[EnginePod] | None, now: float, width: int) -> RenderableType:
