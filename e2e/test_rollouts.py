@@ -15,7 +15,7 @@ import pytest
 from demo.door import door
 from demo.resource import Resource, condition, pod_ready, settled
 from gemmaspec.core import names
-from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, Tiny, kill_operator, two_boxes
+from stories import API_KEY, BOOT_SECONDS, NAMESPACE, PORT, SECRET, Site, Tiny, kill_operator, secret, two_boxes
 from testbed.deadline import wait_for
 from traffic import Traffic
 
@@ -150,9 +150,7 @@ def test_an_update_under_load_fails_no_request(boxes: Site, pair: Resource) -> N
 
 @pytest.mark.campaign
 def test_a_broken_drafter_is_rolled_back_beside_the_good_engine(boxes: Site, pair: Resource) -> None:
-    text = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"it": _BROKEN}}
-    boxes.kubectl.apply(json.dumps(text), "-n", NAMESPACE)
-    sha256 = hashlib.sha256(_BROKEN.encode()).hexdigest()
+    sha256 = broken_patch(boxes)
     patch = {"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": "broken", "key": "it"}}}
     watch = Watch(pair)
     with _load(boxes, pair, pooled=False) as traffic:
@@ -198,9 +196,62 @@ def test_a_revision_that_never_gets_ready_is_rolled_back_at_its_deadline(boxes: 
     assert traffic.summary().failed == 0
 
 
+def broken_patch(boxes: Site) -> str:
+    """A patch that has every draft rejected, in a ConfigMap; its SHA-256."""
+    text = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"it": _BROKEN}}
+    boxes.kubectl.apply(json.dumps(text), "-n", NAMESPACE)
+    return hashlib.sha256(_BROKEN.encode()).hexdigest()
+
+
 @pytest.mark.campaign
 def test_scaling_to_zero_and_back(pair: Resource) -> None:
     pair.kubectl("scale", "gsd", pair.name, "--replicas=0")
     wait_for(lambda: not pair.pods(), "no engine", 180)
     pair.kubectl("scale", "gsd", pair.name, "--replicas=1")
     pair.wait(lambda body: body.get("status", {}).get("readyReplicas") == 1, "one engine", BOOT_SECONDS)
+
+
+@pytest.mark.campaign
+def test_idle_boxes_are_judged_by_warm_up(boxes: Site) -> None:
+    """Nobody asks anything. A harmless update is taken, a patch that has every draft rejected is sent away; the engine
+    has an API key, which the operator does not know.
+    """
+    secret(boxes.kubectl, SECRET, API_KEY)
+    analysis = {"initialDelaySeconds": 5, "minDrafts": 150, "timeoutSeconds": 3600, "warmUp": "WhenIdle"}
+    asked = {"service": {"apiKeySecretRef": {"name": SECRET, "key": "key"}}, "rollout": {"analysis": analysis}}
+    boxes.kubectl("delete", "gsd", "-n", NAMESPACE, "--all", "--timeout=180s", timeout=200)
+    resource = boxes.apply("idle", **asked)
+    resource.wait(settled, "serving", BOOT_SECONDS)
+
+    def warmed(body: dict[str, Any]) -> bool:
+        return int((body["status"].get("warmUp") or {}).get("requests", 0)) >= 12
+
+    good = resource.wait(warmed, "what its prompts showed", 2 * _JUDGE_SECONDS)["status"]
+    print(f"warm-up of the good revision: {good['warmUp']}")
+    assert "refused" not in good["warmUp"]
+    assert "acceptance" not in good, "warm-up is no traffic"
+    begun = time.monotonic()
+    _edit(resource, engine={"env": [{"name": "STORY", "value": "idle"}]})
+    taken = resource.wait(lambda body: _judged(body, good["revision"]), "judged", 600.0)
+    print(f"judged after {time.monotonic() - begun:.0f} s: {condition(taken, 'RolledBack')['message']}")
+    assert taken["status"]["lastGoodRevision"] == taken["status"]["revision"] != good["revision"]
+    assert "on warm-up prompts" in condition(taken, "RolledBack")["message"]
+    assert "acceptance" not in taken["status"]
+    sha256 = broken_patch(boxes)
+    patch = {"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": "broken", "key": "it"}}}
+    begun = time.monotonic()
+    _edit(resource, engine={"patches": [patch]})
+    told = resource.wait(lambda body: _judged(body, taken["status"]["revision"]), "judged", 600.0)
+    print(f"rolled back after {time.monotonic() - begun:.0f} s: {condition(told, 'RolledBack')['message']}")
+    assert condition(told, "RolledBack")["reason"] in ("DraftRejected", "AcceptanceWorse")
+    back = resource.wait(lambda body: body["status"].get("readyReplicas") == 1, "the good engine", BOOT_SECONDS)
+    assert back["status"]["revision"] == back["status"]["lastGoodRevision"] == taken["status"]["revision"]
+    resource.delete()
+
+
+def _judged(body: dict[str, Any], before: str) -> bool:
+    """Whether there is a verdict on a revision after that one."""
+    status = body["status"]
+    found = condition(body, "RolledBack")
+    promoted = status.get("lastGoodRevision") == status.get("revision") != before
+    return found.get("status") == "True" or (promoted and found.get("status") == "False")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from typing import Any
 import openai
 import pytest
 
+from demo.door import door
 from demo.resource import condition
-from stories import API_KEY, Site, Tiny
+from stories import API_KEY, BOOT_SECONDS, NAMESPACE, PORT, Site, Tiny
 from testbed.deadline import wait_for
 from tinypair.languages import prompt
 
@@ -126,6 +128,61 @@ def test_a_stream_survives_the_deletion_of_its_pod(tiny: Tiny) -> None:
     uid = pod["uid"]
     wait_for(lambda: uid not in [other["metadata"]["uid"] for other in tiny.resource.pods()], "the old pod gone", 60)
     tiny.settle()
+
+
+@pytest.mark.campaign
+def test_what_outlasts_the_drain_is_cut_with_an_error(site: Site) -> None:
+    """A leaving engine's requests have drainSeconds; then their clients are told, and the engine is gone in time."""
+    # Longer answers than the model was trained for: they take more than the half minute that a leaving engine has.
+    longer = {"name": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "value": "1"}
+    asked = {"model": {"maxModelLen": 16384}, "engine": {"env": [longer]}, "rollout": {"drainSeconds": 5}}
+    resource = site.apply("cut", **asked)
+    try:
+        resource.wait_settled(BOOT_SECONDS)
+        with door(site.cluster, resource.name, PORT, NAMESPACE) as base_url:
+            served = Tiny(site, resource, base_url)
+            pod = served.serving_pod()
+            stream, whole = _Stream(served, tokens=15_000), _Whole(served, tokens=15_000)
+            whole.start()
+            stream.start()
+            wait_for(lambda: stream.received >= 8, "first tokens", 60, fail=lambda: str(stream.error))
+            resource.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
+            begun = time.monotonic()
+            stream.join(120)
+            took = time.monotonic() - begun
+            whole.join(120)
+        print(f"cut after {took:.1f} s and {stream.received} tokens: {stream.error!r}; {whole.error!r}")
+        assert isinstance(stream.error, openai.APIError)
+        assert "drainSeconds" in str(stream.error)
+        assert isinstance(whole.error, openai.InternalServerError)
+        assert whole.error.status_code == 503
+        assert "drainSeconds" in str(whole.error)
+        assert took >= 5
+        uid, grace = pod["metadata"]["uid"], pod["spec"]["terminationGracePeriodSeconds"]
+        wait_for(lambda: uid not in [other["metadata"]["uid"] for other in resource.pods()], "the pod gone", 60)
+        assert time.monotonic() - begun < grace, "it ended by itself: kubelet had no need to kill it"
+    finally:
+        resource.delete()
+
+
+class _Whole(threading.Thread):
+    """One long completion that is answered as a whole, and what came of it."""
+
+    def __init__(self, tiny: Tiny, tokens: int) -> None:
+        super().__init__(name="whole", daemon=True)
+        self.tokens = tokens
+        self.error: BaseException | None = None
+        self._client = tiny.client(seconds=120)
+
+    def run(self) -> None:
+        """Ask, and wait for the answer."""
+        messages: Any = [{"role": "user", "content": prompt("prose", 6)}]
+        try:
+            self._client.chat.completions.create(
+                model="tiny", messages=messages, max_tokens=self.tokens, extra_body={"ignore_eos": True}
+            )
+        except (openai.OpenAIError, OSError) as error:
+            self.error = error
 
 
 class _Stream(threading.Thread):

@@ -19,7 +19,7 @@ from pathlib import Path
 from gemmaspec_engine import boots, fingerprint, memory, mount, rootcause, supervise, termination
 from gemmaspec_engine.environment import engine_environment
 from gemmaspec_engine.health import HealthWatch, PulseWatch
-from gemmaspec_engine.leaving import MIDDLEWARE, SECRET, Parting
+from gemmaspec_engine.leaving import DRAIN, MIDDLEWARE, SECRET, Parting
 from gemmaspec_engine.pin import Pin
 from gemmaspec_engine.signals import Signals
 from gemmaspec_engine.standin import StandIn
@@ -180,7 +180,8 @@ class Launcher:
             return bool(hung)
 
         parting = Parting(self.host, self.port)
-        env = engine_environment(self.pin, os.environ, mount.package()) | {SECRET: parting.secret}
+        env = engine_environment(self.pin, os.environ, mount.package())
+        env |= {SECRET: parting.secret, DRAIN: _given(self.arguments, "--shutdown-timeout", "0")}
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *self.arguments]
         command += ["--middleware", MIDDLEWARE]
         try:
@@ -245,14 +246,19 @@ def _preflight_failure(state_dir: Path) -> tuple[str, str, str] | None:
 
 def _endpoint(arguments: Sequence[str]) -> tuple[str, int]:
     """Host and port from vLLM's own arguments; its defaults are all IPv4 addresses and 8000."""
-    found = {"--host": "", "--port": "8000"}
+    port = _given(arguments, "--port", "8000")
+    return _given(arguments, "--host", ""), int(port) if port.isdigit() else 8000
+
+
+def _given(arguments: Sequence[str], name: str, default: str) -> str:
+    """The last value of one of vLLM's arguments."""
+    found = default
     for at, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in found and equals:
-            found[name] = value
-        elif name in found and at + 1 < len(arguments):
-            found[name] = arguments[at + 1]
-    return found["--host"], int(found["--port"]) if found["--port"].isdigit() else 8000
+        if argument.startswith(f"{name}="):
+            found = argument.removeprefix(f"{name}=")
+        elif argument == name and at + 1 < len(arguments):
+            found = arguments[at + 1]
+    return found
 
 
 def _agent_port() -> list[int]:

@@ -27,6 +27,16 @@ def test_the_worst_pod_speaks() -> None:
     assert health([POD, BOOTING], 2, 3).reason == "Starting"
 
 
+def test_a_launcher_that_waits_for_memory_says_so() -> None:
+    """Else a rollout on one box looks like a boot that takes long."""
+    waits = {BOOTING.uid: "WaitingForMemory"}
+    verdict = health([BOOTING], 1, 3, waits=waits)
+    assert (verdict.status, verdict.reason) == ("Unknown", "WaitingForMemory")
+    assert health([replace(BOOTING, ready=True)], 1, 3, waits=waits).reason == "Serving", "what it waited for is there"
+    assert health([BOOTING], 1, 3, waits={BOOTING.uid: "BackOff"}).reason == "Starting"
+    assert health([replace(FAILED, uid=BOOTING.uid)], 1, 3, waits=waits).status == "False", "a failure is worse"
+
+
 def test_a_ready_engine_has_no_old_troubles() -> None:
     healed = replace(POD, restarts=2, ended=Ended("EngineFailed", "once", 1))
     assert health([healed], 1, 3).status == "True"

@@ -52,9 +52,10 @@ def test_hard_prompts_are_no_fault_where_the_good_revision_found_them_hard_too()
     assert verdict(asked(0.35, requests=36), asked(0.35, requests=36)) == ("Promote", "AnalysisPassed")
 
 
-def test_a_drafter_whose_drafts_are_all_rejected_is_told_after_few_requests() -> None:
-    broken = asked(0.0, requests=4, drafts=128)
-    assert "warm-up" in broken.fault()
+def test_a_drafter_whose_drafts_are_all_rejected_is_told_after_the_whole_set() -> None:
+    """A real pair accepted none of 381 drafts on the first answers to the prompts, and a tenth on later ones."""
+    assert "warm-up" in asked(0.0, requests=LEAST_REQUESTS, drafts=128).fault()
+    assert asked(0.0, requests=LEAST_REQUESTS - 1, drafts=128).fault() == ""
     assert asked(0.3).fault() == WarmUp("u/0").fault() == ""
 
 

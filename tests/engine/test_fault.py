@@ -8,7 +8,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from river import drift
 
@@ -110,6 +110,13 @@ def test_windows_of_counters_reach_the_same_verdicts() -> None:
     assert healthy.observe_window(100, 40, 4) == HEALTHY
     with pytest.raises(ValueError, match="contradict"):
         healthy.observe_window(3, 5)
+
+
+@given(st.integers(3, 200), st.integers(1, 2000))
+def test_120_drafts_of_three_requests_without_one_accepted_are_a_fault(requests: int, drafts: int) -> None:
+    """What docs/rollouts.md promises of a revision on trial, whose engine's counters are read as one window."""
+    assume(drafts * requests >= 120)
+    assert FaultDetector().observe_window(drafts * requests, 0, requests) == FAULT
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), max_size=80))

@@ -87,6 +87,15 @@ async def test_a_broken_drafter_is_told_where_there_is_nothing_to_compare_with()
     assert play.status()["revision"] == good
 
 
+async def test_prompts_whose_drafts_nobody_accepts_send_no_revision_away() -> None:
+    play = Idle(1, other=0.0)
+    await play.warmed()
+    good = play.status()
+    play.edit(**CHANGED)
+    await play.warmed()
+    assert play.status()["lastGoodRevision"] == play.status()["revision"] != good["revision"]
+
+
 async def test_an_operator_that_dies_asks_no_more_than_one_that_lives() -> None:
     play = Idle(1, other=0.8)
     play.cluster.crash_after = 12

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gemmaspec.adapters.engine import Engines
+from gemmaspec.adapters.engine import Engines, ScrapeError
 from gemmaspec.core.agent import Report, Wanted
 from gemmaspec.core.observation import Pod
 from gemmaspec.runtime.cache import Cache
@@ -47,3 +48,30 @@ async def test_what_was_asked_first_and_heard_last_is_old() -> None:
         await task
     assert [report.fallback for report in scraper.reports([POD])[POD.uid]] == ["choose: ArithmeticError"]
     assert woken == [KEY]
+
+
+class FakeLaunchers:
+    """Stands for pods whose engine does not serve: each answers what it waits for, or nobody does."""
+
+    def __init__(self) -> None:
+        self.told: str | None = "WaitingForMemory"
+
+    async def waits(self, ip: str, port: int) -> str:
+        if self.told is None:
+            raise ScrapeError("connection refused")
+        return self.told
+
+
+async def test_what_a_launcher_waits_for_is_known_until_its_engine_boots() -> None:
+    launchers, woken = FakeLaunchers(), list[object]()
+    booting = replace(POD, ready=False)
+    cache = SimpleNamespace(every=lambda: [KEY], pods=lambda *_: [booting, replace(booting, uid="x", running=False)])
+    scraper = Scraper(cast("Engines", launchers), cast("Cache", cache), woken.append, 1.0)
+    for _ in range(2):
+        await scraper.round()
+    assert scraper.waits([booting]) == {booting.uid: "WaitingForMemory"}
+    assert woken == [KEY], "once, and not for the one that has not begun"
+    launchers.told = None
+    await scraper.round()
+    assert scraper.waits([booting]) == {booting.uid: ""}
+    assert woken == [KEY, KEY]

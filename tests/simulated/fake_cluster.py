@@ -243,6 +243,9 @@ class FakeScraper:
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         return {}
 
+    def waits(self, pods: Sequence[Pod]) -> Mapping[str, str]:
+        return {}
+
 
 def merged(stored: Any, body: Any) -> Any:
     """Server-side apply in its simplest form: maps merge, everything else is replaced."""

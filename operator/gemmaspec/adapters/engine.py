@@ -132,6 +132,19 @@ class Engines:
         except (ValueError, KeyError, TypeError) as error:
             raise ScrapeError(f"no progress of a download: {error}") from error
 
+    async def waits(self, ip: str, port: int) -> str:
+        """What the launcher at ``ip``, which answers while no engine does, waits for; empty where one does.
+
+        Raises ScrapeError where nobody does.
+        """
+        url = f"http://{_host(ip)}:{port}/health"
+        try:
+            async with self._open().get(url, allow_redirects=False) as response:
+                told = await _whole(response.content)
+                return str(json.loads(told)["reason"]) if response.status == 503 else ""
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise ScrapeError(f"{type(error).__name__}: {error}") from error
+
     async def report(self, ip: str, port: int, token: str, now: float) -> Report:
         """What the agent at ``ip`` says of itself. Raises ScrapeError."""
         return parse_report(await self._get(ip, port, "/status", token), now)

@@ -40,12 +40,14 @@ def health(
     wanted: int,
     max_restarts: int,
     downloads: Mapping[str, float] | None = None,
+    waits: Mapping[str, str] | None = None,
     by_label: bool = False,
     refused: str = "",
 ) -> Health:
     """Judge the pods of the current revision; the worst one speaks.
 
-    by_label: whether nodes are chosen by the GB10 affinity. refused: why the API server takes no more pods.
+    downloads, waits: what the pods' own ports tell, by pod uid. by_label: whether nodes are chosen by the GB10
+    affinity. refused: why the API server takes no more pods.
     """
     if wanted == 0:
         return Health("Unknown", "ScaledToZero", "replicas is 0: no engine runs and the GPUs are free")
@@ -62,6 +64,9 @@ def health(
         tenths = 10 * int(10 * min(shares))
         return Health("Unknown", "Downloading", f"weights are being downloaded; at least {tenths} % are there")
     ready = sum(1 for pod in own if pod.ready)
+    if any((waits or {}).get(pod.uid) == "WaitingForMemory" for pod in own if pod.running and not pod.ready):
+        words = "a box's memory is not free yet, so that its engine is not started; its log tells how much is needed"
+        return Health("Unknown", "WaitingForMemory", f"{ready} of {wanted} engines serve; {words}")
     if ready >= wanted:
         return Health("True", "Serving", f"{ready} of {wanted} engines serve")
     return Health("Unknown", "Starting", f"{ready} of {wanted} engines serve; the others start")

@@ -179,6 +179,7 @@ class Observation:
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)  # by pod uid
     agents: Mapping[str, Sequence[Report]] = field(default_factory=dict)  # of the last minute, by pod uid
     downloads: Mapping[str, float] = field(default_factory=dict)  # share of the weights that are there, by pod uid
+    waits: Mapping[str, str] = field(default_factory=dict)  # what launchers wait for, by pod uid
     silent: frozenset[str] = frozenset()  # uids of pods whose agents have not answered for long
     foreign: tuple[Foreign, ...] = ()
     warmups: Mapping[str, WarmUp] = field(default_factory=dict)  # of the engines that live, by pod uid

@@ -470,6 +470,7 @@ def _facts(
             wanted,
             resolved.spec.rollout.max_restarts,
             observation.downloads,
+            observation.waits,
             by_label=by_label(resolved),
             refused=_refused(observation, planned),
         ),

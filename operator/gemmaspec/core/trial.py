@@ -125,7 +125,7 @@ def judge(
         requests=ever.requests,
         spans=_spans(pods, observation.samples, state.effective, rules.initial_delay),
         parked=facts.health.parked,
-        fault=(change.message or state.reason) if state.fault else warm.fault() if warm else "",
+        fault=(change.message or state.reason) if state.fault else _fault(known, warm),
         proved=state.proved,
         stopped=facts.live and state.effective == 0 < k,
     )
@@ -136,10 +136,16 @@ def judge(
 def _warmed(known: Rollout, seen: Seen, warm: WarmUp | None) -> tuple[Seen, Baseline] | None:
     """What warm-up showed of the revision on trial and of the last good one; None where it showed nothing of either."""
     before = warmup.read(known.kept.get("warmUp"), known.stable)
-    if warm is None or before is None or not warm.requests or not before.requests:
+    if warm is None or before is None or not warm.whole or not before.requests:
         return None
     own = replace(seen, ever=warm.window, requests=float(warm.requests), spans=warm.spans, stopped=False)
     return own, before.baseline
+
+
+def _fault(known: Rollout, warm: WarmUp | None) -> str:
+    """That no draft is accepted on warm-up prompts; it is no fault where the last good revision accepted none there."""
+    before = warmup.read(known.kept.get("warmUp"), known.stable)
+    return "" if warm is None or (before is not None and before.fault()) else warm.fault()
 
 
 def warm(observation: Observation, resolved: Resolved, revision: str) -> WarmUp | None:

@@ -80,6 +80,13 @@ class WarmUp:
         )
 
     @property
+    def whole(self) -> bool:
+        """Whether it can be judged. Prompts repeat, and an engine that has one in its prefix cache may accept other
+        drafts than one that has not: sums over the same requests compare, those over the first few do not.
+        """
+        return self.requests >= LEAST_REQUESTS
+
+    @property
     def window(self) -> Window:
         """The drafts, as a window of them."""
         return Window(
@@ -105,7 +112,7 @@ class WarmUp:
     def fault(self) -> str:
         """The drafter's fault in words, where none of its drafts is ever accepted; else empty."""
         detector = FaultDetector()
-        if not self.drafts:
+        if not self.drafts or not self.whole:
             return ""
         first = int(self.accepted[0]) if self.accepted else 0
         detector.observe_window(int(self.drafts), first, self.requests)

@@ -63,6 +63,7 @@ class Scraper:
         self._series: dict[str, Series] = {}
         self._told: dict[str, Told] = {}
         self._downloads: dict[str, float] = {}
+        self._waits: dict[str, str] = {}
         self._reports: dict[str, deque[Report]] = {}
         self._heard: dict[str, float] = {}
         """When the newest of a pod's reports was asked for, by the monotonic clock."""
@@ -88,6 +89,10 @@ class Scraper:
     def downloads(self, pods: Sequence[Pod]) -> Mapping[str, float]:
         """Share of the weights that these pods have downloaded, by pod uid."""
         return {pod.uid: self._downloads[pod.uid] for pod in pods if pod.uid in self._downloads}
+
+    def waits(self, pods: Sequence[Pod]) -> Mapping[str, str]:
+        """What these pods' launchers wait for, by pod uid."""
+        return {pod.uid: self._waits[pod.uid] for pod in pods if pod.uid in self._waits}
 
     def warm(self, key: Key, pod: Pod, body: Mapping[str, Any]) -> None:
         """Send a warm-up request; the resource is woken when it was answered."""
@@ -128,7 +133,8 @@ class Scraper:
                 await self._at_once.acquire()
                 running.create_task(self._freeing(job))
         alive = {pod.uid for key in self._cache.every() for pod in self._cache.pods(*key)}
-        for known in (self._series, self._told, self._reports, self._downloads, self._asked, self._heard):
+        stores = (self._series, self._told, self._reports, self._downloads, self._waits, self._asked, self._heard)
+        for known in stores:
             for uid in known.keys() - alive:
                 del known[uid]
         self._warmups.forget(alive)
@@ -143,6 +149,8 @@ class Scraper:
                     yield partial(self._ask_agent, key, pod)
                 if pod.ip and pod.downloading:
                     yield partial(self._ask_download, key, pod)
+                if pod.ip and pod.running and not pod.ready and not pod.terminating:
+                    yield partial(self._ask_launcher, key, pod)
 
     async def _freeing(self, job: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -260,6 +268,16 @@ class Scraper:
             return
         self._downloads[pod.uid] = share
         self._wake(key)
+
+    async def _ask_launcher(self, key: Key, pod: Pod) -> None:
+        """Nobody answers while the engine boots: then the launcher waits for nothing."""
+        try:
+            told = await self._engines.waits(pod.ip or "", pod.port)
+        except ScrapeError:
+            told = ""
+        if told != self._waits.get(pod.uid, ""):
+            self._waits[pod.uid] = told
+            self._wake(key)
 
     async def _scrape(self, key: Key, pod: Pod) -> None:
         assert pod.ip is not None

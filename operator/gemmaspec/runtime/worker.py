@@ -155,6 +155,7 @@ class Worker:
             samples=self._scraper.samples(pods),
             agents=self._scraper.reports(pods),
             downloads=self._scraper.downloads(pods),
+            waits=self._scraper.waits(pods),
             warmups=self._scraper.warmups(pods),
             silent=self._scraper.silent(pods),
             foreign=await self._still_foreign(key, resource),
