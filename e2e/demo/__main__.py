@@ -48,8 +48,9 @@ def _arguments() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.context and not (chosen.operator_image and chosen.engine_image):
         parser.error(
-            "--context needs --operator-image and --engine-image: push both images where your cluster can pull them "
-            "(`python -m testbed images` builds them)"
+            "--context needs --operator-image and --engine-image: push both where your cluster can pull them. "
+            "operator/Dockerfile builds the first; the second is vLLM for CPUs with e2e/tinypair/pair as "
+            "/models/tiny-gemma4"
         )
     if not chosen.context and (chosen.operator_image or chosen.engine_image or chosen.prometheus_image):
         parser.error("the options that name images go with --context: the testbed builds and loads its own")

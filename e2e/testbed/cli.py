@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -110,6 +111,9 @@ def _rest(verb: str) -> list[str]:
 @app.command()
 def images(
     load: Annotated[bool, typer.Option(help="Also give them to the running cluster's nodes.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write them there, as archives for `ctr images import`.")
+    ] = None,
     name: Name = DEFAULT_NAME,
 ) -> None:
     """Build the images that pods run, and show them."""
@@ -118,6 +122,10 @@ def images(
         for kind, make in IMAGES.items():
             made = make()
             table.add_row(kind, made.by_tag, f"{made.size / 1e6:.0f}", made.digest)
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                with (out / f"{kind}.tar").open("wb") as file:
+                    made.write(file)
         if load:
             Cluster.attach(name).load(*IMAGES)
     _console.print(table)

@@ -76,9 +76,9 @@ def unittest(chart: Path) -> str:
     return done.stdout
 
 
-def kube_score(manifests: str) -> list[dict[str, Any]]:
+def kube_score(manifests: str, *flags: str) -> list[dict[str, Any]]:
     """Findings of kube-score that are not fine: object, check, grade (1 critical, 5 warning), comments."""
-    command = [str(programs(KUBE_SCORE) / "kube-score"), "score", "-", "--output-format=json"]
+    command = [str(programs(KUBE_SCORE) / "kube-score"), "score", "-", "--output-format=json", *flags]
     done = subprocess.run(command, input=manifests, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if not done.stdout.startswith("["):
         raise RuntimeError(f"kube-score: {done.returncode}: {done.stderr}")
