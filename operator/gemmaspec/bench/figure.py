@@ -71,7 +71,7 @@ def _saved(result: Result, theme: Theme, form: str) -> bytes:
     try:
         import matplotlib as mpl
     except ImportError as error:
-        raise CannotDraw("the plots need matplotlib: pip install 'gemmaspec[report]'") from error
+        raise CannotDraw("the plots need matplotlib: pip install '.[report]' in gemmaspec's repository") from error
     out = io.BytesIO()
     # Words stay words in a vector, and Japanese ones need a font that has them; names of workloads are ASCII mostly.
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "gemmaspec"}):
