@@ -156,7 +156,7 @@ def test_what_is_wrong_is_told_with_a_way_out(arguments: tuple[str, ...], words:
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     told = bench("--read", "fp8-26b-sweep", "--out", str(tmp_path), code=1)
-    assert "pip install 'gemmaspec[report]'" in told.stderr
+    assert "pip install '.[report]'" in told.stderr
     assert (tmp_path / "bench.json").is_file()
 
 
