@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from gemmaspec.adapters.cluster import Cluster, own_image
 from gemmaspec.adapters.engine import Engines
@@ -224,6 +225,16 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = 60.0
 
 
+class NoMemories(ResourceMemories):
+    """kopf keeps most of a kilobyte for each object that had an event, for handlers that are tried again, and for ever
+    where no event tells of the object's end. Ours are not tried again: it is kept for the event alone.
+    """
+
+    async def recall(self, *arguments: Any, **more: Any) -> ResourceMemory:
+        """A new one."""
+        return await super().recall(*arguments, **more | {"ephemeral": True})
+
+
 class NoDiff(kopf.DiffBaseStorage):
     """kopf compares each object with its last-handled state for handlers of changes. There are none: no copies."""
 
@@ -297,6 +308,7 @@ async def run(options: Options) -> None:
     endpoint = f"http://0.0.0.0:{options.health_port}/healthz" if options.health_port else None
     tasks = await kopf.spawn_tasks(
         registry=registry(operator),
+        memories=NoMemories(),
         standalone=True,
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
