@@ -229,6 +229,20 @@ async def test_a_person_who_holds_k_meanwhile_ends_a_sweep_and_keeps_what_they_w
     assert station.held == (0 if until > 1000.0 else None)
 
 
+async def test_a_person_who_comes_before_the_operator_has_acted_is_seen(
+    ways: Ways, operator: FakeOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "CHECK_SECONDS", 0.0)
+    operator.asleep = True  # nothing shows, and nobody waits until the deadline for it
+    waiting = asyncio.create_task(Annotation(operator.note(), ways.agent).hold(1, 60.0))
+    async with asyncio.timeout(steering.ACT_SECONDS / 2):
+        while not operator.annotations:
+            await asyncio.sleep(0.01)
+        operator.by_a_person(2)
+        with pytest.raises(Taken):
+            await waiting
+
+
 async def test_a_write_between_a_look_and_a_write_is_seen(ways: Ways, operator: FakeOperator) -> None:
     operator.others = [lambda: operator.put("another", "annotation"), lambda: operator.by_a_person(2)]
     with pytest.raises(Taken):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from gemmaspec.adapters.cluster import Cluster
+from gemmaspec.adapters.reader import Reader
+from gemmaspec.bench import steering
+from gemmaspec.cli.bench import target
 from gemmaspec.cli.main import app
+from gemmaspec.core import hold
 from testbed import ControlPlane
 from testbed.controlplane import kubectl_program
+from testbed.pki import ADMINISTRATORS
 from tests.integration.test_schema import WRONG, merged
 
 pytestmark = pytest.mark.control_plane
@@ -157,3 +165,37 @@ def test_kubectl_finds_it(plane: ControlPlane) -> None:
     assert "position 0  █" in done.stdout
     completed = run_it("__complete", "gemmaspec", "status", "-n", NAMESPACE, "gem")
     assert completed.stdout.splitlines() == ["gemma4-31b", ":4"]
+
+
+def test_a_benchmark_leaves_the_annotation_to_who_wrote_it(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a person writes between its look and its write: the API server refuses a write on an old look."""
+    kubectl, at = plane.kubectl, ("gsd", "gemma4-31b", "-n", NAMESPACE)
+    person = hold.Hold(2, time.time() + 3600).text()
+    looks: list[str] = []
+
+    async def read(cluster: Cluster, namespace: str, name: str) -> Any:
+        found = await Reader(cluster).resource(namespace, name)
+        looks.append(found["metadata"]["resourceVersion"])
+        if len(looks) == 3:
+            kubectl("annotate", *at, f"{hold.ANNOTATION}={person}", "--overwrite")
+        return found
+
+    async def play() -> None:
+        cluster, _ = await Cluster.connect_as_user(str(plane.kubeconfig_for("holder", [ADMINISTRATORS])))
+        note = target.note_of(cluster, NAMESPACE, "gemma4-31b")
+        try:
+            await note.write(1, 60.0)
+            await note.write(4, 60.0)
+            with pytest.raises(steering.Taken):
+                await note.write(0, 60.0)
+            await note.remove()
+        finally:
+            await cluster.close()
+
+    monkeypatch.setattr(target, "_read", read)
+    asyncio.run(play())
+    assert len(looks) == 5, "the third look was old, the fourth saw the person's, the fifth before it is removed"
+    assert kubectl.json("get", *at)["metadata"]["annotations"][hold.ANNOTATION] == person
+    kubectl("annotate", *at, f"{hold.ANNOTATION}-")

@@ -20,6 +20,7 @@ RENEW_SECONDS: Final = 20.0
 # The operator acts within a second; one that starts anew needs some more.
 ACT_SECONDS: Final = 45.0
 LOOK_SECONDS: Final = 0.1
+CHECK_SECONDS: Final = 1.0
 # A boot is dear: an API server that is away for some minutes must not end a K that restarts brought about.
 RESTART_HOLD_SECONDS: Final = 300.0
 RESTART_LOOK_SECONDS: Final = 2.0
@@ -27,6 +28,10 @@ RESTART_LOOK_SECONDS: Final = 2.0
 STALE_ATTEMPTS: Final = 5
 # Settings that end at once: what stood before them holds again.
 _RELEASE_SECONDS: Final = 0.001
+_TAKEN: Final = (
+    f"{hold.ANNOTATION} was written by somebody else (`gemmaspec set-k`, or another benchmark): what it says stands, "
+    "and the benchmark ends"
+)
 
 
 class Unsteerable(Exception):
@@ -120,10 +125,12 @@ class Note:
     async def write(self, k: int, seconds: float) -> None:
         """Hold K for so long. Raises Taken."""
         if not await self._replaced(hold.Hold(k, self._clock() + seconds).text()):
-            raise Taken(
-                f"{hold.ANNOTATION} was written by somebody else (`gemmaspec set-k`, or another benchmark): what it "
-                "says stands, and the benchmark ends"
-            )
+            raise Taken(_TAKEN)
+
+    async def check(self) -> None:
+        """Raises Taken where somebody else has written it since."""
+        if self._is_anothers((await self._resource())["metadata"].get("annotations") or {}):
+            raise Taken(_TAKEN)
 
     async def end(self) -> bool:
         """Let it end now; False where it is somebody else's."""
@@ -176,14 +183,16 @@ class Annotation:
     async def hold(self, k: int, seconds: float) -> None:
         """See Steering."""
         await self._note.write(k, seconds)
-        await shows(self._agent, k)
+        await shows(self._agent, k, self._note.check)
 
     async def release(self) -> None:
         """See Steering. Agents know an end, so that the annotation stays until they have heard of an earlier one."""
         if not await self._note.end():
             return
         try:
-            await shows(self._agent, None)
+            await shows(self._agent, None, self._note.check)
+        except Taken:
+            return
         finally:
             await self._note.remove()
 
@@ -215,11 +224,15 @@ class Wish:
         await shows(self._agent, None)
 
 
-async def shows(agent: Transport, k: int | None) -> None:
-    """Wait until the agent holds ``k``, or none. Raises Unsteerable or Unreached."""
-    ends = time.monotonic() + ACT_SECONDS
+async def shows(agent: Transport, k: int | None, check: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Wait until the agent holds ``k``, or none. Raises Unsteerable or Unreached, and what ``check`` raises."""
+    begun = checked = time.monotonic()
     while reading.held(await agent.get("/metrics")) != k:
-        if time.monotonic() > ends:
+        now = time.monotonic()
+        if check is not None and now - checked > CHECK_SECONDS:
+            checked = now
+            await check()
+        if now - begun > ACT_SECONDS:
             words = "still held" if k is None else f"not {k}"
             raise Unsteerable(
                 f"K is {words} {ACT_SECONDS:.0f} s after the operator was asked; `gemmaspec status` tells why"

@@ -137,7 +137,7 @@ async def _live(
     async def restarts() -> tuple[str, int]:
         return await _restarts(cluster, namespace, name, pod_name)
 
-    steering = Annotation(_note(cluster, namespace, name), agent) if moves else None
+    steering = Annotation(note_of(cluster, namespace, name), agent) if moves else None
     why = "" if moves else "K stays: the agent of this engine only watches; the condition SpeculationHealthy says why"
     facts = subject.facts(resolved, body.get("status") or {}, ks, steering.name if steering else None)
     current = resolved.k if resolved else None
@@ -165,7 +165,7 @@ def _by_restart(
 
     top = max(resolved.k, resolved.control.k_max) if resolved else 0
     off = resolved is None or resolved.k == 0
-    steering = None if off else Restarts(_note(cluster, namespace, name), resource, patience)
+    steering = None if off else Restarts(note_of(cluster, namespace, name), resource, patience)
     why = "" if steering else "K stays: the spec asks for no drafts"
     if resolved is None:
         why = f"K stays: this release can't read the spec; `gemmaspec status {name}` may tell why"
@@ -208,7 +208,9 @@ def _let_be(metrics: str) -> None:
         )
 
 
-def _note(cluster: Cluster, namespace: str, name: str) -> Note:
+def note_of(cluster: Cluster, namespace: str, name: str) -> Note:
+    """The annotation of a resource by which K is held."""
+
     async def resource() -> Mapping[str, Any]:
         return await _read(cluster, namespace, name)
 
