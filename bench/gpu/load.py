@@ -19,7 +19,7 @@ from served import Served
 
 PROMPT_TOKENS = 256
 WORDS = (1000, 262_000)
-ENDLESS = 7800
+ENDLESS = (7800, 7800)
 READY_SECONDS = 90.0
 
 
@@ -78,7 +78,7 @@ class Streams:
 
 
 async def _stream(
-    session: aiohttp.ClientSession, engine: Served, dice: random.Random, streams: Streams, output: int
+    session: aiohttp.ClientSession, engine: Served, dice: random.Random, streams: Streams, output: tuple[int, int]
 ) -> None:
     arrivals: list[tuple[float, int]] = []
     streams.arrivals.append(arrivals)
@@ -95,13 +95,13 @@ async def _request(
     dice: random.Random,
     streams: Streams,
     arrivals: list[tuple[float, int]],
-    output: int,
+    output: tuple[int, int],
 ) -> bool:
     """One completion; False when it was refused."""
     body = {
         "model": "m",
         "prompt": [dice.randrange(*WORDS) for _ in range(PROMPT_TOKENS)],
-        "max_tokens": output,
+        "max_tokens": dice.randint(*output),
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
@@ -119,9 +119,9 @@ async def _request(
 
 
 @asynccontextmanager
-async def running(engine: Served, count: int, seed: int, output: int = ENDLESS) -> AsyncIterator[Streams]:
-    """So many streams while the block runs, each of one request after the other with ``output`` tokens; they are hung
-    up at its end.
+async def running(engine: Served, count: int, seed: int, output: tuple[int, int] = ENDLESS) -> AsyncIterator[Streams]:
+    """So many streams while the block runs, each of one request after the other, ``output`` tokens long (least,
+    most); they are hung up at its end.
     """
     streams, dice = Streams(), random.Random(seed)
     timeout = aiohttp.ClientTimeout(total=600)

@@ -21,6 +21,8 @@ OUT: Final = Path(__file__).resolve().parents[1] / "results"
 # Student's t, 97.5 %, by degrees of freedom 1 to 11 (standard table): intervals of a handful of repeats.
 T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)
 Row = dict[str, Any]
+CERTAIN: Final = ("-d", "-e")
+"""Stations that compare engines with every draft accepted."""
 CHOOSING: Final = ("verification", "adaptive")
 """Policies that are no static K: vLLM's adaptive verification, and ours."""
 
@@ -100,10 +102,19 @@ def compare_table(rows: list[Row]) -> list[str]:
         if not pairs:
             continue
         steps = interval([100 * (pair["live"]["mean_ms"] / pair["plain"]["mean_ms"] - 1) for pair in pairs])
-        rates = interval([100 * (pair["live"]["tok_s"] / pair["plain"]["tok_s"] - 1) for pair in pairs])
+        rates = interval([100 * (_rate(pair["live"]) / _rate(pair["plain"]) - 1) for pair in pairs])
         figures = [f"{mean:+.2f} ± {half:.2f} %" for mean, half in (steps, rates)]
         lines.append("| " + " | ".join([station, str(k), str(streams), order, str(len(pairs)), *figures]) + " |")
     return [*lines, ""]
+
+
+def _rate(row: Row) -> float:
+    """Tokens per second. Where every draft is accepted a step brings K + 1 tokens a stream, and whole steps tell it:
+    what a window of two seconds counts at one stream is off by a step at its edges, half a percent.
+    """
+    if row["station"].endswith(CERTAIN):
+        return float(1000 * row["streams"] * (row["k"] + 1) / row["mean_ms"])
+    return float(row["tok_s"])
 
 
 def cost_table(rows: list[Row]) -> list[str]:
@@ -165,19 +176,19 @@ def alternate_table(rows: list[Row]) -> list[str]:
         best = {}
         for kind in kinds:
             asked = [k for k in static if found[kind, k][0]["repeat"] >= 0]
-            best[kind] = max(asked, key=lambda k, kind=kind: _mean(found[kind, k], "tok_s"))
+            best[kind] = max((_mean(found[kind, k], "tok_s"), k) for k in asked)[1]
         one = max(static, key=lambda k: sum(_mean(found[kind, k], "tok_s") for kind in kinds))
         lines += [f"### Text that turns, {station}, {streams} stream{'s' if streams > 1 else ''}", ""]
         lines += ["| phase | " + " | ".join([*static, "adaptive"]) + " |", "|" + "---|" * (len(static) + 2)]
         for kind in kinds:
-            cells = [
+            figures = [
                 f"{_mean(group, 'tok_s'):.0f} ({len(group)} × {group[0]['seconds']:.0f} s)"
                 for group in (found[kind, policy] for policy in [*static, "adaptive"])
             ]
-            lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+            lines.append(f"| {kind} | " + " | ".join(figures) + " |")
         lines += ["", "| adaptive of | tok/s, as drawn | at the expected acceptance |", "|---|---|---|"]
-        for name, figures in _ratios(found, kinds, best, one).items():
-            lines.append(f"| {name} | " + " | ".join("{:.1f} ± {:.1f} %".format(*interval(f)) for f in figures) + " |")
+        for name, both in _ratios(found, kinds, best, one).items():
+            lines.append(f"| {name} | " + " | ".join("{:.1f} ± {:.1f} %".format(*interval(f)) for f in both) + " |")
         lines += ["", *_since(found, kinds, best), ""]
     return lines
 
@@ -196,25 +207,27 @@ def _expected(row: Row) -> float:
 def _ratios(
     found: dict[tuple[Any, ...], list[Row]], kinds: list[str], best: dict[str, str], one: str
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Per cent, of each repeat: of each phase's best static K in the same repeat, and of the best single one."""
+    """Per cent, of each repeat of adaptive: of each phase's best static K, and of the best single one."""
     figures: dict[str, tuple[list[float], list[float]]] = {}
     ways = (lambda row: float(row["tok_s"]), _expected)
-    by_repeat = {key: {row["repeat"]: row for row in cells} for key, cells in found.items()}
-    needed = [by_repeat[kind, policy] for kind in kinds for policy in ("adaptive", best[kind])]
-    whole = sorted(set.intersection(*map(set, needed)))  # a repeat that was cut off does not count
-    phases: list[list[list[float]]] = []
-    for kind in kinds:
-        mine, other = by_repeat[kind, "adaptive"], by_repeat[kind, best[kind]]
-        both = [[100 * way(mine[repeat]) / way(other[repeat]) for repeat in whole] for way in ways]
-        phases.append(both)
+    mine = [{row["repeat"]: row for row in found[kind, "adaptive"]} for kind in kinds]
+    repeats = sorted(set.intersection(*map(set, mine)))  # one that was cut off does not count
+
+    def level(way: Any, kind: str, policy: str) -> float:
+        return statistics.fmean(map(way, found[kind, policy]))
+
+    phases = [
+        [[100 * way(own[repeat]) / level(way, kind, best[kind]) for repeat in repeats] for way in ways]
+        for kind, own in zip(kinds, mine, strict=True)
+    ]
+    for kind, both in zip(kinds, phases, strict=True):
         figures[f"the best of {kind} text, {best[kind]}"] = (both[0], both[1])
     means = [[statistics.fmean(pair) for pair in zip(*(both[i] for both in phases), strict=True)] for i in (0, 1)]
     figures["the best of each phase, mean"] = (means[0], means[1])
     shares: list[list[float]] = []
     for way in ways:
-        single = sum(statistics.fmean(map(way, found[kind, one])) for kind in kinds)
-        rates = [sum(way(by_repeat[kind, "adaptive"][repeat]) for kind in kinds) for repeat in whole]
-        shares.append([100 * rate / single for rate in rates])
+        single = sum(level(way, kind, one) for kind in kinds)
+        shares.append([100 * sum(way(own[repeat]) for own in mine) / single for repeat in repeats])
     figures[f"the best single K of the whole run, {one}"] = (shares[0], shares[1])
     return figures
 
@@ -272,6 +285,32 @@ def plot(rows: list[Row], out: Path) -> None:
     figure.savefig(out)
 
 
+def plot_turns(rows: list[Row], out: Path) -> None:
+    """Tokens of each second: adaptive through the turns of the text, and the best static K of each phase."""
+    groups = list(grouped(rows, "station", "streams").items())
+    if not groups:
+        return
+    figure, axes = plt.subplots(1, len(groups), figsize=(6.5 * len(groups), 4), squeeze=False)
+    for axis, ((station, streams), own) in zip(axes[0], groups, strict=True):
+        seconds: list[int] = []
+        for row in own:
+            if row["policy"] == "adaptive":
+                whole = row["perSecond"][: int(row["seconds"])]
+                begin = len(seconds)
+                seconds += whole
+                static = [
+                    r for r in own if r["repeat"] >= 0 and r["phase"] == row["phase"] and r["policy"] != "adaptive"
+                ]
+                level = max(_mean(cells, "tok_s") for cells in grouped(static, "policy").values())
+                axis.plot([begin, len(seconds)], [level, level], color="black", linewidth=1)
+                axis.text(begin, level, f" {row['phase']} text", verticalalignment="bottom", fontsize="small")
+        axis.plot([second + 0.5 for second in range(len(seconds))], seconds, linewidth=0.8)
+        axis.set(title=f"{station}, {streams} stream{'s' if streams > 1 else ''}", xlabel="seconds under adaptive")
+        axis.set(ylabel="tokens per second; black: best static K", ylim=(0, None))
+    figure.tight_layout()
+    figure.savefig(out)
+
+
 def main() -> None:
     """Writes bench/results/NAME.md, NAME-sweep.svg and NAME.jsonl."""
     parser = argparse.ArgumentParser(description="Report of a GPU run")
@@ -297,6 +336,7 @@ def main() -> None:
     lines += [f"- error in {row['station']}: {row['error'].splitlines()[0]}" for row in by_kind["error"]]
     (OUT / f"{arguments.name}.md").write_text("\n".join(lines) + "\n")
     plot(by_kind["sweep"], OUT / f"{arguments.name}-sweep.svg")
+    plot_turns(by_kind["alternate"], OUT / f"{arguments.name}.svg")
     (OUT / f"{arguments.name}.jsonl").write_bytes(raw)
 
 

@@ -5,7 +5,7 @@
 26b-d  live engine and one at fixed K=4 side by side, for BENCH_SECONDS: held K=4 against fixed K=4, and what the
        agent takes of each step with K held and with `adaptive`
 26b-e  26b-d, then phases
-26b-g  26b-d at BENCH_COST_STREAMS, then text that turns from good to bad and back, 26b-h that alone
+26b-h1 live engine: text that turns from good to bad and back, for BENCH_SECONDS, one stream; 26b-h8: eight
 26b-f  live engine and one with vLLM's own adaptive verification (from 0.30 on) side by side: phases
 31b-a  live engine: sweep, phases
 31b-b  one after another: without speculation, live, fixed K=4 (two of them do not fit on one GPU)
@@ -17,15 +17,17 @@ too small for two, they come one after another, and the rows say so.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,12 @@ COST_SECONDS = float(os.environ.get("BENCH_SECONDS", "180"))
 COST_STREAMS = tuple(int(count) for count in os.environ.get("BENCH_COST_STREAMS", "1,8,16").split(","))
 PHASE_SECONDS = float(os.environ.get("BENCH_PHASE_SECONDS", "10"))
 PHASE_ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
-ALTERNATE = tuple(
-    tuple(map(int, part.split(":"))) for part in os.environ.get("BENCH_ALTERNATE", "1:900,8:900").split(",")
-)
-"""(streams, seconds) of the text that alternates."""
-ALTERNATE_SECONDS, SCOUT_SECONDS = float(os.environ.get("BENCH_TURN_SECONDS", "60")), 10.0
+ALTERNATE_SECONDS = float(os.environ.get("BENCH_TURN_SECONDS", "60"))
+STATIC_SECONDS, SCOUT_SECONDS = float(os.environ.get("BENCH_STATIC_SECONDS", "12")), 3.0
 CONTENDER = 0.95
 """A static K that the scouting finds below this part of the phase's best is not asked again in that phase."""
-OUTPUT = 1024
+OUTPUT = (512, 1536)
+"""Tokens of a request, drawn: of one length, eight streams at K=0 would go in step, and their prefills with them."""
 GOOD = [0.92, 0.92, 0.92, 0.91, 0.90, 0.90, 0.90, 0.90]
 BAD = [0.25, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20]
 CERTAIN = [1.0] * max(GRID)
@@ -136,11 +136,11 @@ async def adapt(live: Served, write: Write, verifying: Served | None = None) -> 
 
 
 async def alternate(live: Served, count: int, seconds: float, write: Write) -> None:
-    """Text that turns from good to bad and back, ALTERNATE_SECONDS each: adaptive and each phase's best static K, in
-    turns and in a new order each time. Which K come into question is what short phases of all of them show first.
+    """Text that turns from good to bad and back: adaptive, ALTERNATE_SECONDS of each, and in turns with it each phase's
+    best static K. Which K come into question is what short phases of all of them show first.
 
-    A static K has no memory, so it is measured in the phases where it matters only. ``adaptive`` keeps what it learns;
-    what it knows at the beginning of a phase is the text of before.
+    A static K has no memory, so it is measured for STATIC_SECONDS and in the phases where it matters only. ``adaptive``
+    keeps what it learns; what it knows at the beginning of a phase is the text of before.
     """
     end, dice = time.monotonic() + seconds, random.Random(count)
     both = {"good": GOOD, "bad": BAD}
@@ -149,14 +149,15 @@ async def alternate(live: Served, count: int, seconds: float, write: Write) -> N
         for kind, rate in (await turn(live, f"k{k}", count, both, SCOUT_SECONDS, -1, write)).items():
             found[kind, k] = rate
     best = {kind: max(found[kind, k] for k in GRID) for kind in both}
-    contenders = [(f"k{k}", {kind: both[kind]}) for (kind, k), rate in found.items() if rate > CONTENDER * best[kind]]
-    turns = [("adaptive", both), *contenders]
-    takes = sum(len(kinds) * ALTERNATE_SECONDS + 2 for _, kinds in turns)
-    repeat = 0
-    while time.monotonic() + takes < end or not repeat:
-        for policy, kinds in dice.sample(turns, len(turns)):
-            await turn(live, policy, count, kinds, ALTERNATE_SECONDS, repeat, write)
-        repeat += 1
+    turns = [("adaptive", both, ALTERNATE_SECONDS)]
+    for (kind, k), rate in found.items():
+        if rate > CONTENDER * best[kind]:
+            turns.append((f"k{k}", {kind: both[kind]}, STATIC_SECONDS))
+    for number in itertools.count():
+        policy, kinds, lasts = turns[number % len(turns)]
+        if time.monotonic() + 1.25 * len(kinds) * lasts > end and number >= len(turns):
+            break
+        await turn(live, policy, count, kinds, lasts, number // len(turns), write)
 
 
 async def turn(
@@ -170,7 +171,8 @@ async def turn(
 ) -> dict[str, float]:
     """One policy through the kinds of text, on streams that go on from one to the next; tokens per second of each.
 
-    The policy decides from the first phase's first step on, not while the streams begin.
+    ``adaptive`` decides from the first phase's first step on, not while the streams begin; with a static K they run for
+    a quarter of the time first.
     """
     live.put(mode="Fixed", k=max(GRID))
     rates = {}
@@ -182,6 +184,7 @@ async def turn(
                     live.put(mode="Adaptive", k=max(GRID))
                 else:
                     live.put(mode="Fixed", k=int(policy[1:]))
+                    await asyncio.sleep(seconds / 4)
             before = live.decoded()
             window = await streams.window(seconds)
             after = live.decoded()
@@ -302,28 +305,19 @@ def side_by_side(model: str, other: str, gpu: int, home: Path, write: Write, *wo
                 asyncio.run(costs(live, plain, COST_SECONDS, write))
             elif work == "sweep":
                 asyncio.run(sweep(live, plain, write))
-            elif work == "alternate":
-                alternated(live, write)
             else:
                 asyncio.run(adapt(live, write, plain if other == "verify" else None))
             write("status", **live.agent("GET", "/status"))
 
 
-def alternated(live: Served, write: Write) -> None:
-    """All concurrencies, one after another."""
-    for count, seconds in ALTERNATE:
-        asyncio.run(alternate(live, count, seconds, write))
-
-
-def alone(model: str, gpu: int, home: Path, write: Write, *works: str) -> None:
+def alone(
+    model: str, gpu: int, home: Path, write: Write, *works: Callable[[Served], Coroutine[Any, Any, None]]
+) -> None:
     """The live engine only."""
     live = serve(model, "live", gpu, 0, home, 0.90)
     with up([live], write):
         for work in works:
-            if work == "alternate":
-                alternated(live, write)
-            else:
-                asyncio.run(sweep(live, None, write) if work == "sweep" else adapt(live, write))
+            asyncio.run(work(live))
         write("status", **live.agent("GET", "/status"))
 
 
@@ -347,16 +341,16 @@ def main() -> int:
             side_by_side(model, "plain4", gpu, home, write, "costs")
         elif name.endswith("-e"):
             side_by_side(model, "plain4", gpu, home, write, "costs", "phases")
-        elif name.endswith("-g"):
-            side_by_side(model, "plain4", gpu, home, write, "costs", "alternate")
-        elif name.endswith("-h"):
-            alone(model, gpu, home, write, "alternate")
+        elif turning := re.fullmatch(r"\w+-h(\d+)", name):
+            count = int(turning[1])
+            alone(model, gpu, home, write, lambda live: alternate(live, count, COST_SECONDS, write))
         elif name.endswith("-f"):
             side_by_side(model, "verify", gpu, home, write, "phases")
         elif name.endswith("-c"):
-            alone(model, gpu, home, write, "phases")
+            alone(model, gpu, home, write, lambda live: adapt(live, write))
         elif not room(gpu, model) or model == "31b":
-            alone(model, gpu, home, write, "sweep", "phases")
+            works = (lambda live: sweep(live, None, write), lambda live: adapt(live, write))
+            alone(model, gpu, home, write, *works)
         elif name.endswith("-a"):
             side_by_side(model, "plain0", gpu, home, write, "compare", "sweep")
         else:
