@@ -21,7 +21,7 @@ from tests.integration.scene import Scene
 from tests.integration.stage import ROOT, SERVED
 
 # A first run builds Helm.
-# A campaign until all of it has passed.
+# A campaign: it waits for a minute until the garbage collector knows the kind.
 pytestmark = [pytest.mark.control_plane, pytest.mark.campaign, pytest.mark.timeout(1200)]
 
 CHART = ROOT / "charts" / "gemmaspec"
