@@ -120,6 +120,12 @@ class Site:
         return resource
 
 
+def alone_on_its_box(site: Site) -> dict[str, Any]:
+    """Part of ``spec.engine``: so much of a box's memory that no second engine has room there."""
+    capacity = site.kubectl.json("get", "node", "n1")["status"]["allocatable"]["memory"]
+    return {"resources": {"requests": {"memory": f"{int(capacity.removesuffix('Ki')) * 6 // 10}Ki"}}}
+
+
 @contextmanager
 def two_boxes(name: str, api_flags: Sequence[str] = (), controller_flags: Sequence[str] = ()) -> Iterator[Site]:
     """A cluster of two boxes with the operator, taken down at the end."""

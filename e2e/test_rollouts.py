@@ -15,7 +15,19 @@ import pytest
 from demo.door import door
 from demo.resource import Resource, condition, pod_ready, settled
 from gemmaspec.core import names
-from stories import API_KEY, BOOT_SECONDS, NAMESPACE, PORT, SECRET, Site, Tiny, kill_operator, secret, two_boxes
+from stories import (
+    API_KEY,
+    BOOT_SECONDS,
+    NAMESPACE,
+    PORT,
+    SECRET,
+    Site,
+    Tiny,
+    alone_on_its_box,
+    kill_operator,
+    secret,
+    two_boxes,
+)
 from testbed.deadline import wait_for
 from traffic import Traffic
 
@@ -100,8 +112,7 @@ def boxes(site: Site) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def pair(boxes: Site) -> Resource:
     """Two engines that serve, on a box each."""
-    capacity = boxes.kubectl.json("get", "node", "n1")["status"]["allocatable"]["memory"]
-    room = {"resources": {"requests": {"memory": f"{int(capacity.removesuffix('Ki')) * 6 // 10}Ki"}}}
+    room = alone_on_its_box(boxes)
     analysis = {"initialDelaySeconds": 5, "minDrafts": 100, "timeoutSeconds": 120, "onInconclusive": "Promote"}
     rollout = {"drainSeconds": 60, "analysis": analysis}
     resource = boxes.apply("pair", replicas=2, engine=room, rollout=rollout)

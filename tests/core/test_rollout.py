@@ -254,16 +254,26 @@ def test_every_order_of_events(replicas: int, edits: int, failures: int) -> None
     assert every_order(begun(replicas, edits, failures)) > 100
 
 
-@pytest.mark.parametrize(("unavailable", "one_first"), [(2, True), (3, False)])
-def test_every_order_of_events_where_more_may_be_missing(unavailable: int, one_first: bool) -> None:
-    """maxUnavailable 2, and strategy AllAtOnce."""
-    assert every_order(replace(begun(3, 1, 1), unavailable=unavailable, one_first=one_first)) > 100
+MORE_MISSING = [(3, 2, True), (4, 2, True), (5, 2, True), (5, 3, True), (3, 3, False)]
+
+
+@pytest.mark.parametrize(("replicas", "unavailable", "one_first"), MORE_MISSING)
+def test_every_order_of_events_where_more_may_be_missing(replicas: int, unavailable: int, one_first: bool) -> None:
+    """maxUnavailable 2 and 3, and strategy AllAtOnce: as many are missing as may be, and no more."""
+    assert every_order(replace(begun(replicas, 1, 1), unavailable=unavailable, one_first=one_first)) > 100
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize(("replicas", "edits", "failures"), [(1, 4, 2), (2, 3, 2), (3, 2, 2), (4, 2, 1), (5, 2, 1)])
 def test_every_order_of_more_events(replicas: int, edits: int, failures: int) -> None:
     print(f"{replicas=} {edits=} {failures=}: {every_order(begun(replicas, edits, failures))} states")
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(("replicas", "unavailable", "one_first"), [(2, 2, False), (4, 2, True), (5, 3, True)])
+def test_every_order_of_more_events_where_more_may_be_missing(replicas: int, unavailable: int, one_first: bool) -> None:
+    first = replace(begun(replicas, 2, 1), unavailable=unavailable, one_first=one_first)
+    print(f"{replicas=} {unavailable=} {one_first=}: {every_order(first)} states")
 
 
 def test_a_new_revision_that_never_becomes_ready_takes_one_box_only() -> None:
