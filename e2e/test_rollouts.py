@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from stories import (
     Site,
     Tiny,
     alone_on_its_box,
+    config_map,
     kill_operator,
+    patch_from,
     secret,
     two_boxes,
 )
@@ -33,18 +36,33 @@ from traffic import Traffic
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1800)]
 
-_MODULE: Final = "vllm.model_executor.models.gemma4_mtp"
-# vLLM's own module, run as it is, whose drafts are then all token 0, the padding, which the target never writes:
-# what a patch that does not belong to the image looks like. The engine starts and answers as ever.
-_BROKEN: Final = """
+# vLLM's own module, run as it is.
+_AS_IT_IS: Final = """
 import pathlib
 import vllm.model_executor.models as models
 exec(compile((pathlib.Path(models.__file__).parent / "gemma4_mtp.py").read_text(), "gemma4_mtp.py", "exec"))
+"""
+# Then a drafter of random weights, for all that its checkpoint holds. The engine starts and answers as ever.
+_RANDOM: Final = f"""{_AS_IT_IS}
+_load = Gemma4MTP.load_weights
+def _at_random(self, weights):
+    loaded, dice = _load(self, weights), torch.Generator().manual_seed(7)
+    for parameter in self.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.1, generator=dice)
+    return loaded
+Gemma4MTP.load_weights = _at_random
+"""
+# Or one whose drafts are all token 0, the padding, which the target never writes: what a patch that does not belong to
+# the image looks like.
+_PADDING: Final = f"""{_AS_IT_IS}
 _logits, _top = Gemma4MTP.compute_logits, Gemma4MTP.get_top_tokens
 Gemma4MTP.compute_logits = lambda *given, **named: torch.zeros_like(_logits(*given, **named))
 Gemma4MTP.get_top_tokens = lambda *given, **named: torch.zeros_like(_top(*given, **named))
 """
 _JUDGE_SECONDS: Final = 300.0
+# 120 of three requests are enough (docs/rollouts.md); so many may come between two scrapes.
+_MOST_DRAFTS: Final = 2000
 
 
 def _edit(resource: Resource, **spec: Any) -> None:
@@ -161,8 +179,7 @@ def test_an_update_under_load_fails_no_request(boxes: Site, pair: Resource) -> N
 
 @pytest.mark.campaign
 def test_a_broken_drafter_is_rolled_back_beside_the_good_engine(boxes: Site, pair: Resource) -> None:
-    sha256 = broken_patch(boxes)
-    patch = {"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": "broken", "key": "it"}}}
+    patch = _patch(boxes, "random", _RANDOM)
     watch = Watch(pair)
     with _load(boxes, pair, pooled=False) as traffic:
         good = _baseline(pair)["status"]
@@ -180,6 +197,8 @@ def test_a_broken_drafter_is_rolled_back_beside_the_good_engine(boxes: Site, pai
         )
     watch.end()
     assert condition(told, "RolledBack")["reason"] in ("DraftRejected", "AcceptanceWorse")
+    if counted := re.search(r"(\d+) of (\d+) first drafts", condition(told, "RolledBack")["message"]):
+        assert int(counted[2]) <= _MOST_DRAFTS
     assert back["status"]["lastGoodRevision"] == good["revision"]
     assert back["spec"]["engine"]["patches"] == [patch]
     assert len(uids & {pod["metadata"]["uid"] for pod in pair.pods()}) == 1, "the good replica never left"
@@ -207,11 +226,10 @@ def test_a_revision_that_never_gets_ready_is_rolled_back_at_its_deadline(boxes: 
     assert traffic.summary().failed == 0
 
 
-def broken_patch(boxes: Site) -> str:
-    """A patch that has every draft rejected, in a ConfigMap; its SHA-256."""
-    text = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"it": _BROKEN}}
-    boxes.kubectl.apply(json.dumps(text), "-n", NAMESPACE)
-    return hashlib.sha256(_BROKEN.encode()).hexdigest()
+def _patch(boxes: Site, name: str, text: str) -> dict[str, Any]:
+    """An entry of ``spec.engine.patches``, whose text stands in a ConfigMap of that name."""
+    boxes.kubectl.apply(json.dumps(config_map(name, text)), "-n", NAMESPACE)
+    return dict(patch_from(name, hashlib.sha256(text.encode()).hexdigest())["patches"][0])
 
 
 @pytest.mark.campaign
@@ -248,10 +266,8 @@ def test_idle_boxes_are_judged_by_warm_up(boxes: Site) -> None:
     assert taken["status"]["lastGoodRevision"] == taken["status"]["revision"] != good["revision"]
     assert "on warm-up prompts" in condition(taken, "RolledBack")["message"]
     assert "acceptance" not in taken["status"]
-    sha256 = broken_patch(boxes)
-    patch = {"module": _MODULE, "sha256": sha256, "source": {"configMap": {"name": "broken", "key": "it"}}}
     begun = time.monotonic()
-    _edit(resource, engine={"patches": [patch]})
+    _edit(resource, engine={"patches": [_patch(boxes, "padding", _PADDING)]})
     told = resource.wait(lambda body: _judged(body, taken["status"]["revision"]), "judged", 600.0)
     print(f"rolled back after {time.monotonic() - begun:.0f} s: {condition(told, 'RolledBack')['message']}")
     assert condition(told, "RolledBack")["reason"] in ("DraftRejected", "AcceptanceWorse")
