@@ -60,10 +60,9 @@ class _Request:
         if self._over:
             return
         if message["type"] == "http.response.start":
-            headers = message.get("headers", ())
+            headers = list(message.get("headers", ()))
             self._kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-            if self._closes():
-                message["headers"] = [*headers, (b"connection", b"close")]
+            message["headers"] = [*headers, (b"connection", b"close")] if self._closes() else headers
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._over = True
         await self._send(message)
