@@ -4,8 +4,8 @@ A Service takes a leaving pod out of its endpoints, but connections stay where t
 the next request. So the launcher asks first, over a path that an ASGI middleware answers in vLLM's API server: from
 then on each response closes its connection, and the answer comes when no request runs any more, or at the end of the
 time for it. After that the middleware refuses what is new, and a moment before vLLM's drain is over it ends what still
-runs. Both are told an error: vLLM by itself answers new ones as if they were whole, with no text and the reason
-``abort``, and leaves open streams without a word.
+runs. Both are told an error that says why: vLLM 0.32 by itself kills its core then and leaves open streams without an
+end until it is killed, and answers new requests with status 500 and words about its own futures.
 """
 
 from __future__ import annotations
