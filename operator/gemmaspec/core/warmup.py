@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Final
 
+from gemmaspec.api.spec import Accelerator
 from gemmaspec.api.status import WarmUpStatus
 from gemmaspec.core.acceptance import Window
 from gemmaspec.core.analysis import Baseline, Speed
@@ -36,6 +37,9 @@ PROMPTS: Final = (_JAPANESE, _ENGLISH, _PYTHON)
 # Tokens of an answer: seconds of work of a large model, and enough for a few dozen drafts.
 TOKENS: Final = 128
 TEMPERATURE: Final = 0.7
+# With drafts vLLM's CPU build takes the temperature from memory that nobody wrote (vllm-project/vllm#55005; seen with
+# 0.32.0): an answer is noise then, and hardly any draft is accepted. Greedy requests do not read it.
+CPU_TEMPERATURE: Final = 0.0
 # Wald's test of speed needs eleven spans of one kind (analysis.SLOW, FAST, ALIKE, ERROR).
 LEAST_REQUESTS: Final = 12
 # Never more than this for one engine, whatever they told: six minutes of one 31B engine's idle time.
@@ -81,8 +85,8 @@ class WarmUp:
 
     @property
     def whole(self) -> bool:
-        """Whether it can be judged. Prompts repeat, and an engine that has one in its prefix cache may accept other
-        drafts than one that has not: sums over the same requests compare, those over the first few do not.
+        """Whether it can be judged: each kind of text has its own acceptance, so that only sums over the same prompts
+        compare.
         """
         return self.requests >= LEAST_REQUESTS
 
@@ -140,7 +144,7 @@ def request(known: WarmUp | None, resolved: Resolved) -> dict[str, Any]:
         "model": model,
         "messages": [{"role": "user", "content": PROMPTS[number % len(PROMPTS)]}],
         "max_tokens": TOKENS,
-        "temperature": TEMPERATURE,
+        "temperature": CPU_TEMPERATURE if resolved.accelerator is Accelerator.CPU else TEMPERATURE,
         "seed": number,
         "ignore_eos": True,
     }
