@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -80,12 +81,14 @@ def test_a_sweep_takes_minutes_and_no_restart(swept: Swept) -> None:
 
 
 def _follows_what_is_known_of_the_pair(found: Result) -> None:
-    """Drafts pay on code and cost on prose; eight clients of four sequences run as four."""
+    """Drafts pay on code and cost on the other kinds; eight clients of four sequences run as four."""
     cells = {(cell.workload, cell.concurrency, cell.k): cell for cell in found.cells}
+    gains = {place: cell.speedup.mean for place, cell in cells.items() if cell.speedup is not None}
+    poor = [gains[kind, clients, 4] for kind in ("prose", "mixed") for clients in CONCURRENCIES]
+    # Three runs on a machine with other work: a single cell may lie anywhere, all of a kind together do not.
+    assert statistics.geometric_mean(gains["code", clients, 4] for clients in CONCURRENCIES) > 1.3
+    assert statistics.geometric_mean(poor) < 1.0
     code, prose = cells["code", 1, 4], cells["prose", 1, 4]
-    assert code.speedup is not None
-    assert prose.speedup is not None
-    assert code.speedup.mean > 1.0 > prose.speedup.mean
     assert code.acceptance[0] > 0.8
     assert prose.acceptance[0] < 0.3
     assert cells["code", 8, 0].batch is not None
