@@ -147,13 +147,15 @@ class FakeOperator:
         self.asleep = False
         self.version = 1
         self.others: list[Callable[[], None]] = []
+        self.said = ""
 
     def note(self) -> Note:
         """The annotation as a benchmark sees it."""
         return Note(self.resource, self.annotate, lambda: 1000.0)
 
     async def resource(self) -> Mapping[str, Any]:
-        return {"metadata": {"annotations": dict(self.annotations), "resourceVersion": str(self.version)}}
+        metadata = {"annotations": dict(self.annotations), "resourceVersion": str(self.version)}
+        return {"metadata": metadata, "status": {"k": {"held": {"message": self.said}}}}
 
     async def annotate(self, annotations: Mapping[str, str | None], version: str) -> None:
         if self.others:
@@ -241,6 +243,16 @@ async def test_a_person_who_comes_before_the_operator_has_acted_is_seen(
         operator.by_a_person(2)
         with pytest.raises(Taken):
             await waiting
+
+
+async def test_an_operator_that_refuses_is_not_waited_for(
+    ways: Ways, operator: FakeOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "CHECK_SECONDS", 0.0)
+    operator.asleep, operator.said = True, "not held: the drafter is broken, and speculation stays off"
+    async with asyncio.timeout(steering.ACT_SECONDS / 2):
+        with pytest.raises(Unsteerable, match="K is not held: the drafter is broken"):
+            await Annotation(operator.note(), ways.agent).hold(1, 60.0)
 
 
 async def test_a_write_between_a_look_and_a_write_is_seen(ways: Ways, operator: FakeOperator) -> None:

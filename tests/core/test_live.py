@@ -177,6 +177,8 @@ def test_a_fault_takes_the_drafts_from_every_agent() -> None:
     status = {**engine, "control": fault, "k": {**engine["k"], "effective": 0}}
     rejected = report(k=4, positions=((300, 0),))
     assert steered(status, (rejected,), body) == [Wanted("Fixed", 0, 0, 4)]
+    held = replace(rejected, settings=Wanted("Fixed", 4, 0, 4), until=3600.0)
+    assert steered(status, (held,), body) == [Wanted("Fixed", 0, 0, 4)], "what was held for a while ends, too"
 
 
 def test_a_revision_on_trial_is_judged_and_steered_by_its_own_agents() -> None:

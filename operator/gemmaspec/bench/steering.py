@@ -128,9 +128,13 @@ class Note:
             raise Taken(_TAKEN)
 
     async def check(self) -> None:
-        """Raises Taken where somebody else has written it since."""
-        if self._is_anothers((await self._resource())["metadata"].get("annotations") or {}):
+        """Raises Taken where somebody else has written it since, and Unsteerable where the operator refuses it."""
+        body = await self._resource()
+        if self._is_anothers(body["metadata"].get("annotations") or {}):
             raise Taken(_TAKEN)
+        said = (((body.get("status") or {}).get("k") or {}).get("held") or {}).get("message") or ""
+        if said.startswith(hold.NOT_HELD):
+            raise Unsteerable(f"K is {said}; `gemmaspec status` tells more")
 
     async def end(self) -> bool:
         """Let it end now; False where it is somebody else's."""
@@ -320,7 +324,10 @@ def _missing(body: Mapping[str, Any], k: int) -> str:
     if conditions.get("Stalled", {}).get("status") == "True":
         raise Unsteerable(f"engines with K={k} do not start: {conditions['Stalled'].get('message')}")
     if status["k"].get("effective") != k:
-        return str(status["k"]["held"].get("message"))
+        said = str(status["k"]["held"].get("message"))
+        if said.startswith(hold.NOT_HELD):
+            raise Unsteerable(f"K={k} is {said}")
+        return said
     for kind, wanted in (("Ready", "True"), ("Reconciling", "False")):
         condition = conditions.get(kind, {})
         if condition.get("status") != wanted:

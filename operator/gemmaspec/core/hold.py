@@ -20,6 +20,8 @@ from gemmaspec.core.resolve import Resolved
 ANNOTATION: Final = f"{identity.GROUP}/hold-k"
 # Nobody means to hold K for longer and forgets to edit the spec.
 MOST_SECONDS: Final = 86_400.0
+# How the status begins where it is in vain to wait.
+NOT_HELD: Final = "not held"
 # An end that an agent was told may differ from the annotation's by this, before it is told again.
 TOLERANCE_SECONDS: Final = 5.0
 
@@ -72,9 +74,9 @@ def restarted(resolved: Resolved, hold: Hold) -> Resolved:
 def refusal(resolved: Resolved, hold: Hold, *, live: bool, on_trial: bool, fault: bool) -> str:
     """Why K is not held though the annotation asks for it; empty where it is."""
     if live and fault:
-        return "not held: the drafter is broken, and speculation stays off"
+        return f"{NOT_HELD}: the drafter is broken, and speculation stays off"
     if not live and resolved.method is Method.OFF and hold.k:
-        return "not held: spec.speculative.method is off, and there is no drafter"
+        return f"{NOT_HELD}: spec.speculative.method is off, and there is no drafter"
     if not live and on_trial:
         return "waits: a revision is on trial, and its K is what it is judged by"
     return ""

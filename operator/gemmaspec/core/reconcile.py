@@ -272,7 +272,7 @@ def _drive(
     if agent:
         followers = [pod for pod in observation.pods if pod.revision == planned.revision or not known.on_trial]
         wished = held or bench.hold or hold.read(observation.resource.annotations, observation.now)
-        wished = None if change.state.fault else wished
+        wished = Hold(0, 0.0) if change.state.fault else wished  # lets go: speculation stays off
         actions += tuple(_steering(observation, followers, live.wanted(resolved, change.state.fault), wished))
         if bench.lesson:
             actions += tuple(Teach(pod, bench.lesson) for pod in followers if pod.live and pod.ready)
