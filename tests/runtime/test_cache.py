@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import pytest
-
 from gemmaspec.api import identity
-from gemmaspec.core import names
 from gemmaspec.runtime.cache import (
     OVERLAY_SECONDS,
     Cache,
     Stored,
     gist,
-    received,
-    reduce_pod,
     store,
-    watched,
 )
 
 KEY = ("ns", "one")
@@ -168,48 +161,6 @@ def test_what_no_decision_reads_is_not_kept() -> None:
     assert "data" not in store("ConfigMap", {**body, "kind": "ConfigMap", "data": {"launch.py": "print()"}}).body
     assert kept.order == 5
     assert store("Service", child(5)).child().owner_uid == "owner"
-
-
-@pytest.mark.parametrize("kind", ["Service", "Deployment", "ConfigMap", identity.KIND])
-def test_what_travels_through_kopf_is_what_is_stored(kind: str) -> None:
-    body = child(5) | {"kind": kind, "apiVersion": "v1", "data": {"launch.py": "print()"}, "spec": {"replicas": 1}}
-    body["metadata"]["annotations"] = {"gemmaspec.io/k": "4"}
-    body["metadata"]["managedFields"] = [
-        {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-    ]
-    travelling = json.loads(json.dumps(watched(kind, body)))
-    assert received(kind, travelling) == store(kind, body)
-    assert gist(received(kind, travelling)) == gist(store(kind, body))
-    assert {"managedFields", "annotations"}.isdisjoint(travelling["metadata"])
-
-
-def test_a_pod_travels_as_far_as_it_is_reduced() -> None:
-    container = {
-        "name": "engine",
-        "image": "i",
-        "env": [{"name": "A"}],
-        "ports": [{"name": "http", "containerPort": 9}],
-    }
-    body = {
-        "metadata": {
-            "name": "p",
-            "namespace": "llm",
-            "uid": "u",
-            "resourceVersion": "3",
-            "labels": {names.OWNER_LABEL: "one", names.REVISION_LABEL: "r"},
-            "annotations": {names.K_ANNOTATION: "4", names.ACTUATOR_ANNOTATION: "Live"},
-            "creationTimestamp": "2026-11-22T10:00:00Z",
-            "deletionTimestamp": "2026-11-22T11:00:00Z",
-            "managedFields": [{}],
-        },
-        "spec": {"nodeName": "box", "containers": [container], "volumes": [{}]},
-        "status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
-    }
-    travelling = json.loads(json.dumps(watched("Pod", body)))
-    assert reduce_pod(travelling) == reduce_pod(body)
-    assert gist(reduce_pod(travelling)) == gist(reduce_pod(body))
-    assert reduce_pod(body).port == 9
-    assert "volumes" not in travelling["spec"]
 
 
 def test_a_label_edited_away_loses_no_child() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,9 +12,9 @@ import aiohttp
 from aiohttp import web
 from kopf._cogs.clients.api import iter_jsonlines
 
-from gemmaspec.runtime.watching import Listed, Lists, Reduction, session
+from gemmaspec.runtime.watching import Listed, Lists, Objects, session
 
-NOTHING = Reduction({}, lambda *_: None, lambda _, body: body)
+NOTHING = Objects({}, lambda *_: None, lambda *_: None)
 PODS = "/api/v1/namespaces/llm/pods"
 
 
@@ -58,7 +58,7 @@ def test_other_answers_are_not_lists() -> None:
 @asynccontextmanager
 async def ours_at(
     serve: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    reduction: Reduction,
+    objects: Objects,
     listed: Listed = lambda *_: None,
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """Our session, and the address of a real HTTP server that answers like this."""
@@ -68,7 +68,7 @@ async def ours_at(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    async with session(ssl.create_default_context(), {}, listed, reduction) as ours:
+    async with session(ssl.create_default_context(), {}, listed, objects) as ours:
         yield ours, f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
 
@@ -100,14 +100,19 @@ async def test_session_asks_for_metadata_and_tells_a_refused_watch_as_an_expired
     ]
 
 
-async def test_events_and_lists_are_reduced_and_what_carries_no_object_is_not() -> None:
-    added = {"type": "ADDED", "object": {"metadata": {"uid": "a"}, "spec": {"text": "x" * 100_000}}}
-    bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}
-    events = [added, bookmark, {"type": "ERROR", "object": {"code": 500}}, added]
+async def test_objects_go_past_kopf_and_what_carries_none_does_not() -> None:
+    """Of events kopf sees how far they have come, so that it resumes there."""
+
+    def event(what: str, version: int) -> dict[str, Any]:
+        metadata = {"uid": "a", "resourceVersion": str(version)}
+        return {"type": what, "object": {"metadata": metadata, "spec": {"text": "x" * 100_000}}}
+
+    error = {"type": "ERROR", "object": {"code": 500}}
+    events = [event("ADDED", 8), event("MODIFIED", 9), reached(11), error, event("DELETED", 13)]
 
     async def serve(request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
-            return web.json_response({"metadata": {"resourceVersion": "3"}, "items": [added["object"]]})
+            return web.json_response({"metadata": {"resourceVersion": "3"}, "items": [event("", 2)["object"]]})
         response = web.StreamResponse()
         await response.prepare(request)
         raw = "".join(json.dumps(event) + "\n" for event in events).encode()
@@ -115,17 +120,28 @@ async def test_events_and_lists_are_reduced_and_what_carries_no_object_is_not() 
             await response.write(raw[start : start + 30_000])
         return response
 
-    taken: list[tuple[str, str]] = []
-    reduction = Reduction(
-        {"pods": "Pod"},
-        lambda kind, body: taken.append((kind, body["metadata"]["uid"])),
-        lambda kind, body: {"uid": body["metadata"]["uid"], "watched": kind},
-    )
-    async with ours_at(serve, reduction) as (ours, at):
+    listed: list[tuple[str, str]] = []
+    watched: list[tuple[str, str, str]] = []
+
+    def watch(kind: str, what: str, body: Mapping[str, Any]) -> None:
+        watched.append((kind, what, body["metadata"]["resourceVersion"]))
+        if what == "MODIFIED":
+            raise ValueError("this one can't be read")
+
+    objects = Objects({"pods": "Pod"}, lambda kind, body: listed.append((kind, body["metadata"]["uid"])), watch)
+    async with ours_at(serve, objects) as (ours, at):
         async with ours.get(f"{at}/api/v1/pods") as response:
             assert (await response.json())["items"] == [], "kopf would hold each in a task of its own"
-            assert taken == [("Pod", "a")]
+            assert listed == [("Pod", "a")]
         async with ours.get(f"{at}/api/v1/pods?watch=true") as response:
-            lines = [line async for line in iter_jsonlines(response.content)]
-    seen = {"type": "ADDED", "object": {"uid": "a", "watched": "Pod"}}
-    assert [json.loads(line) for line in lines] == [seen, *events[1:3], seen]
+            lines = [json.loads(line) async for line in iter_jsonlines(response.content)]
+        async with ours.get(f"{at}/api/v1/events?watch=true") as response:
+            assert [json.loads(line) async for line in iter_jsonlines(response.content)] == events, "not ours to take"
+    assert watched == [("Pod", "ADDED", "8"), ("Pod", "MODIFIED", "9"), ("Pod", "DELETED", "13")]
+    seen = [line for line in lines if line not in (reached(8), reached(9))]  # as they come, or one for both
+    assert seen == [reached(11), error, reached(13)]
+    assert reached(9) in lines
+
+
+def reached(version: int) -> dict[str, Any]:
+    return {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(version)}}}

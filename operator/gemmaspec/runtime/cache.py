@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 import zlib
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -69,39 +68,12 @@ def store(kind: str, body: Mapping[str, Any]) -> Stored:
     return _stored(kind, body["metadata"], _unplanned(kind, body), _packed(kind, body))
 
 
-def watched(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """An object of a watch as it travels through kopf, which parses it once more: metadata in the open as far as they
-    are read, the rest packed; a pod reduced.
-    """
-    metadata = {key: body["metadata"][key] for key in _OPEN if key in body["metadata"]}
-    known = {key: body[key] for key in ("apiVersion", "kind") if key in body}
-    if kind == "Pod":
-        spec = body.get("spec", {})
-        containers = [{"name": one["name"], "ports": one.get("ports", ())} for one in spec.get("containers", ())]
-        reduced = {"nodeName": spec.get("nodeName"), "containers": containers}
-        return {**known, "metadata": metadata, "spec": reduced, "status": body.get("status", {})}
-    metadata.pop("annotations", None)
-    packed = b64encode(_packed(kind, body)).decode()
-    return {**known, "metadata": metadata, "unplanned": _unplanned(kind, body), "packed": packed}
-
-
-def received(kind: str, body: Mapping[str, Any]) -> Stored:
-    """What is kept of an object that travelled; a pod that did is reduced as any other."""
-    unplanned = tuple(tuple(path) for path in body["unplanned"])
-    return _stored(kind, body["metadata"], unplanned, b64decode(body["packed"]))
-
-
 def gist(kept: Stored | Pod) -> int:
     """Equal where nothing that is kept of an object has changed, the resource version apart."""
     return hash(kept) if isinstance(kept, Pod) else hash((kept.packed, kept.unplanned))
 
 
 _COUNTED: Final = "deployment.kubernetes.io/revision"
-# Metadata that kopf and the handlers read.
-_OPEN: Final = (
-    *("name", "namespace", "uid", "resourceVersion", "deletionTimestamp"),
-    *("labels", "ownerReferences", "annotations", "creationTimestamp"),
-)
 
 
 def _stored(kind: str, metadata: Mapping[str, Any], unplanned: tuple[tuple[str, ...], ...], packed: bytes) -> Stored:

@@ -1,10 +1,8 @@
 """kopf's side: lists and watches fill the shelves, events wake. Nothing here decides, and nothing here writes.
 
-Handlers are coroutines that never wait: kopf runs plain functions in threads, at three times the price.
-
 Only ``on.event`` is used: measured on kopf 1.45.2 it leaves no annotation, no finalizer and no patch on the resource,
-so that it stays deletable while the operator is down. What is listed goes to the shelves at once, and past kopf
-(ADR 18).
+so that it stays deletable while the operator is down. It says what kopf is to discover, list and watch, and to keep
+watching through disconnects; objects go to the shelves at once, and past kopf (ADR 18).
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kopf
-from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from gemmaspec.adapters.cluster import Cluster, own_image
 from gemmaspec.adapters.engine import Engines
@@ -29,7 +26,7 @@ from gemmaspec.core.observation import Pod
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
 from gemmaspec.runtime import metrics, watching
-from gemmaspec.runtime.cache import Cache, Stored, gist, received, reduce_pod, store, watched
+from gemmaspec.runtime.cache import Cache, Stored, gist, reduce_pod, store
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
 from gemmaspec.runtime.scraper import Scraper
@@ -125,27 +122,24 @@ class Operator:
             self.queue.release()
 
     def on_list(self, kind: str, body: Mapping[str, Any]) -> None:
-        """An object stands in a list."""
-        self._tell(kind, body["metadata"], reduce_pod(body) if kind == "Pod" else store(kind, body), _of_pod(body))
-
-    def on_event(self, kind: str, event: kopf.RawEvent, body: kopf.Body) -> None:
-        """A watch tells of an object."""
-        metadata, owner = body["metadata"], _of_pod(body)
-        kept = reduce_pod(body) if kind == "Pod" else received(kind, body)
-        if event["type"] != "DELETED":
-            self._tell(kind, metadata, kept, owner)
-            return
-        self._shelf(kind).remove(metadata["uid"])
-        self.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
-        self.queue.wake(names.resource_of(owner) if isinstance(kept, Pod) else _key(kind, kept))
-
-    def _tell(self, kind: str, metadata: Mapping[str, Any], kept: Stored | Pod, owner: Key) -> None:
-        """Keep what was told, and wake the resource where it is anything new."""
-        key = owner if isinstance(kept, Pod) else _key(kind, kept)
+        """An object stands in a list. Keep it, and wake the resource where it is anything new."""
+        metadata = body["metadata"]
+        kept = reduce_pod(body) if kind == "Pod" else store(kind, body)
+        key = _of_pod(body) if isinstance(kept, Pod) else _key(kind, kept)
         version = str(metadata.get("resourceVersion", ""))
         order = int(version) if version.isdigit() else 0
         if self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept)):
             self.queue.wake(names.resource_of(key))
+
+    def on_event(self, kind: str, event: str, body: Mapping[str, Any]) -> None:
+        """A watch tells of an object; event: what became of it."""
+        if event != "DELETED":
+            self.on_list(kind, body)
+            return
+        metadata = body["metadata"]
+        self._shelf(kind).remove(metadata["uid"])
+        self.cache.forget(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+        self.queue.wake(names.resource_of(_of_pod(body) if kind == "Pod" else _key(kind, store(kind, body))))
 
     def _lose(self, uid: str) -> None:
         for shelf in (self._resources, self._children, self._pods):
@@ -173,7 +167,7 @@ def registry(operator: Operator) -> kopf.OperatorRegistry:
     found = kopf.OperatorRegistry()
     _lifecycle(found, operator)
     for where in ((identity.GROUP, identity.VERSION, identity.PLURAL), *(child[:3] for child in CHILDREN), PODS):
-        _watch(found, operator, where)
+        kopf.on.event(*where, registry=found)(untold)
     return found
 
 
@@ -201,7 +195,7 @@ def _lifecycle(found: kopf.OperatorRegistry, operator: Operator) -> None:
                 found.as_ssl_context(),
                 found.as_http_headers(),
                 operator.listed,
-                watching.Reduction(KINDS, operator.on_list, watched),
+                watching.Objects(KINDS, operator.on_list, operator.on_event),
                 found.proxy_url,
                 found.trust_env,
             ),
@@ -214,9 +208,6 @@ def configure(settings: kopf.OperatorSettings) -> None:
         selector = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
         settings.watching.label_selectors[group, version, plural] = selector
     settings.posting.enabled = False
-    settings.queueing.idle_timeout = 0.5  # each object that had an event holds a task for so long
-    settings.persistence.diffbase_storage = NoDiff()
-    settings.persistence.progress_storage = NoProgress()
     settings.scanning.disabled = True
     settings.watching.connect_timeout = 10.0
     settings.watching.chunk_size = 200  # a list of thousands is never in memory as a whole
@@ -225,57 +216,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = 60.0
 
 
-class NoMemories(ResourceMemories):
-    """kopf keeps most of a kilobyte for each object that had an event, for handlers that are tried again, and for ever
-    where no event tells of the object's end. Ours are not tried again: it is kept for the event alone.
-    """
-
-    async def recall(self, *arguments: Any, **more: Any) -> ResourceMemory:
-        """A new one."""
-        return await super().recall(*arguments, **more | {"ephemeral": True})
-
-
-class NoDiff(kopf.DiffBaseStorage):
-    """kopf compares each object with its last-handled state for handlers of changes. There are none: no copies."""
-
-    def build(self, **_: Any) -> kopf.BodyEssence:
-        """Nothing to compare."""
-        return kopf.BodyEssence()
-
-    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
-        """Nothing was stored."""
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""
-
-
-class NoProgress(kopf.ProgressStorage):
-    """Progress of handlers that are retried. There are none."""
-
-    def fetch(self, **_: Any) -> None:
-        """Nothing was stored."""
-
-    def store(self, **_: Any) -> None:
-        """Store nothing."""
-
-    def purge(self, **_: Any) -> None:
-        """Nothing is stored."""
-
-    def touch(self, **_: Any) -> None:
-        """Mark nothing."""
-
-    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
-        """Nothing of ours is in it."""
-        return essence
-
-
-def _watch(found: kopf.OperatorRegistry, operator: Operator, where: tuple[str, str, str]) -> None:
-    kind = KINDS[where[2]]
-
-    @kopf.on.event(*where, registry=found, id=f"changed-{where[2]}")
-    async def changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        operator.on_event(kind, event, body)
+async def untold(**_: Any) -> None:
+    """Has kopf watch a kind. It is never called: events go past kopf."""
 
 
 def unlisted(namespaces: Sequence[str]) -> set[tuple[str, str]]:
@@ -308,7 +250,6 @@ async def run(options: Options) -> None:
     endpoint = f"http://0.0.0.0:{options.health_port}/healthz" if options.health_port else None
     tasks = await kopf.spawn_tasks(
         registry=registry(operator),
-        memories=NoMemories(),
         standalone=True,
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,

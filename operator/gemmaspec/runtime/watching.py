@@ -1,10 +1,11 @@
-"""The HTTP session through which kopf lists and watches, and what it does not tell.
+"""The HTTP session through which kopf lists and watches, and what kopf is not told.
 
 Of ConfigMaps only their metadata travels: the engine files in one are hundreds of kilobytes, and immutable. In full, a
 thousand of them would be most of the operator's memory. What agents have learnt is read when it is given to one.
 
-kopf parses every event with the standard library, and holds each listed object in a task of its own. The session
-reduces the events before kopf sees them, and what is listed goes past it.
+kopf parses every event with the standard library, and holds each object in a task of its own. The session takes the
+objects out of lists and events, and tells them itself, in the order in which they came. Of a list kopf sees that it
+has come, and of events how far the watch has: from there kopf resumes it.
 
 A watch that ended with a 410 is followed by a new list, and kopf does not say which objects vanished in between:
 they would stay in its indices for ever. The session reads the lists that pass through it. A 410 that comes as the
@@ -14,8 +15,9 @@ answer to a watch, and not within it, would end kopf 1.45: it is told as an even
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
@@ -23,6 +25,8 @@ from typing import Any, Final, cast
 import aiohttp
 import orjson
 from aiohttp.base_protocol import BaseProtocol
+
+log = logging.getLogger("gemmaspec.watching")
 
 OK: Final = 200
 GONE: Final = 410
@@ -36,21 +40,21 @@ Listed = Callable[[str, str, frozenset[str], str], None]
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """What becomes of objects. kinds: those that this is about, by plural. listed: takes an object of a list, of which
-    kopf then sees nothing. watched: gives what kopf sees of one of a watch, which JSON can hold.
+class Objects:
+    """Who takes objects, of which kopf then sees nothing. kinds: those that this is about, by plural. listed: takes a
+    kind, and one of a list. watched: takes a kind, the type of an event, and its object.
     """
 
     kinds: Mapping[str, str]
     listed: Callable[[str, Mapping[str, Any]], None]
-    watched: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+    watched: Callable[[str, str, Mapping[str, Any]], None]
 
 
 def session(
     trust: ssl.SSLContext,
     headers: Mapping[str, str],
     listed: Listed,
-    reduction: Reduction,
+    objects: Objects,
     proxy: str | None = None,
     trust_env: bool = False,
 ) -> aiohttp.ClientSession:
@@ -60,8 +64,8 @@ def session(
         headers=headers,
         proxy=proxy,
         trust_env=trust_env,
-        middlewares=(metadata_of_config_maps, expired_in_the_stream, _reducing(reduction)),
-        response_class=_answers(Lists(listed), reduction),
+        middlewares=(metadata_of_config_maps, expired_in_the_stream, _taking(objects)),
+        response_class=_answers(Lists(listed), objects),
     )
 
 
@@ -90,24 +94,24 @@ async def expired_in_the_stream(
     return response
 
 
-def _reducing(reduction: Reduction) -> aiohttp.ClientMiddlewareType:
-    async def reducing(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+def _taking(objects: Objects) -> aiohttp.ClientMiddlewareType:
+    async def taking(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         response = await handler(request)
-        kind = reduction.kinds.get(request.url.path.rpartition("/")[2])
+        kind = objects.kinds.get(request.url.path.rpartition("/")[2])
         if kind is not None and response.status == OK and "watch" in request.url.query:
-            stream = ReducedStream(response.content, partial(reduction.watched, kind))
+            stream = TakenStream(response.content, partial(objects.watched, kind))
             response.content = cast("aiohttp.StreamReader", stream)
         return response
 
-    return reducing
+    return taking
 
 
-class ReducedStream:
-    """The lines of a watch with their objects reduced, in the way in which kopf reads them."""
+class TakenStream:
+    """The lines of a watch without their objects, in the way in which kopf reads them."""
 
-    def __init__(self, stream: aiohttp.StreamReader, reduce: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    def __init__(self, stream: aiohttp.StreamReader, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
         self._stream = stream
-        self._reduce = reduce
+        self._tell = tell
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -117,21 +121,40 @@ class ReducedStream:
         rest = b""
         async for chunk in self._stream.iter_chunked(size):
             *lines, rest = (rest + chunk).split(b"\n")
-            if lines:
-                yield b"".join(map(self._line, lines))
+            if left := b"".join(self._left(lines)):
+                yield left
         if rest:
             yield rest
 
-    def _line(self, line: bytes) -> bytes:
-        if not line:
-            return line
-        event = orjson.loads(line)
-        if event["type"] in OBJECTS:
-            event["object"] = self._reduce(event["object"])
-        return orjson.dumps(event) + b"\n"
+    def _left(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """What kopf sees: where the last object stands, and what carries none."""
+        version = None
+        for line in filter(None, lines):
+            event = orjson.loads(line)
+            if event["type"] in OBJECTS:
+                version = self._take(event["type"], event["object"])
+                continue
+            if version is not None:
+                yield _reached(version)
+                version = None
+            yield line + b"\n"
+        if version is not None:
+            yield _reached(version)
+
+    def _take(self, kind: str, body: Mapping[str, Any]) -> str:
+        try:
+            self._tell(kind, body)
+        except Exception:  # of one object: the watch goes on
+            log.exception("an event can't be read: %s %s", kind, body.get("metadata"))
+        return str(body["metadata"]["resourceVersion"])
 
 
-def _answers(lists: Lists, reduction: Reduction) -> type[aiohttp.ClientResponse]:
+def _reached(version: str) -> bytes:
+    """A bookmark, from which kopf resumes a watch."""
+    return orjson.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": version}}}) + b"\n"
+
+
+def _answers(lists: Lists, objects: Objects) -> type[aiohttp.ClientResponse]:
     class Answer(aiohttp.ClientResponse):
         """An answer whose JSON is parsed by orjson, since lists are long, and looked at."""
 
@@ -139,13 +162,13 @@ def _answers(lists: Lists, reduction: Reduction) -> type[aiohttp.ClientResponse]
             parsed = orjson.loads(await self.read())
             if isinstance(parsed, dict) and parsed.get("items", ()) is None:
                 parsed["items"] = []  # an empty list of metadata, which kopf can't iterate over
-            kind = reduction.kinds.get(self.url.path.rpartition("/")[2])
-            reduced = isinstance(parsed, dict) and "items" in parsed and kind is not None
-            if reduced:
+            kind = objects.kinds.get(self.url.path.rpartition("/")[2])
+            taken = isinstance(parsed, dict) and "items" in parsed and kind is not None
+            if taken:
                 for item in parsed["items"]:
-                    reduction.listed(str(kind), item)
+                    objects.listed(str(kind), item)
             lists.passed(self.url.path, "continue" in self.url.query, parsed)
-            return {**parsed, "items": []} if reduced else parsed
+            return {**parsed, "items": []} if taken else parsed
 
     return Answer
 
