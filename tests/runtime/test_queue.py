@@ -184,3 +184,15 @@ async def test_a_queue_that_is_held_gives_nothing_out() -> None:
     assert not taking.done()
     queue.release()
     assert await asyncio.wait_for(taking, 5) == ("ns", "one")
+
+
+async def test_a_pass_that_was_due_later_is_the_one_that_comes_before() -> None:
+    queue = WakeQueue()
+    queue.wake_after(A, 0.02)
+    queue.wake(A)
+    assert await queue.take() == A
+    queue.done(A)
+    await asyncio.sleep(0.05)
+    assert await nothing_to_take(queue)
+    queue.wake_after(A, 0.02)
+    assert await asyncio.wait_for(queue.take(), 60) == A

@@ -120,6 +120,14 @@ class Pod:
         """Whether the pod holds its box: a Terminating one does until it is gone."""
         return self.phase not in ("Succeeded", "Failed") or self.terminating
 
+    @property
+    def starting(self) -> bool:
+        """Whether the pod has only begun, and there is nothing to say of it: what comes next will tell more."""
+        plain = self.waiting is None or self.waiting[0] in ("ContainerCreating", "PodInitializing")
+        said = (self.unschedulable, self.ended, self.proof, self.download_failed)
+        fresh = self.phase == "Pending" and not (self.ready or self.terminating or self.restarts or self.downloading)
+        return fresh and plain and not any(entry is not None for entry in said)
+
 
 @dataclass(frozen=True, slots=True)  # thousands of engines, hundreds of samples each
 class Sample:

@@ -123,8 +123,9 @@ def _trimmed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
     }
     if kind == "Deployment" and _COUNTED in metadata.get("annotations", {}):
         metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _COUNTED}
-    # Of a ConfigMap only metadata is watched; answers to our own writes are cut down to that.
-    left_out = {"data"} if kind == "ConfigMap" else set() if kind == identity.KIND else {"status"}
+    if kind == "ConfigMap":  # only its metadata is watched; answers to our own writes are cut down to that
+        return {"metadata": metadata}
+    left_out = set() if kind == identity.KIND else {"status"}
     kept = {key: value for key, value in body.items() if key not in left_out}
     if kind == "Deployment":  # of its status only why pods are refused: the rest is the pods' to tell
         conditions = body.get("status", {}).get("conditions", ())
@@ -205,17 +206,22 @@ class Cache:
         shown = (pod for pod in self._pods.get((namespace, name), ()) if pod.uid not in self._gone)
         return tuple(sorted(shown, key=lambda pod: pod.name))
 
-    def wrote(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Remember the API server's answer to a write of ours."""
+    def wrote(self, kind: str, body: Mapping[str, Any]) -> bool:
+        """Remember the API server's answer to a write of ours. Returns whether it changed anything: the watch's echo is
+        nothing new then, and whoever wrote has to ask for the pass that follows.
+        """
         stored, now = store(kind, body), self._clock()
         key = (kind, stored.namespace, stored.name)
         self._unwrite(key)
         # An answer that came after the watch had told of the object's end is asked for by nobody.
         while self._written and now - next(iter(self._written.values()))[0] > OVERLAY_SECONDS:
-            self._unwrite(next(iter(self._written)))
+            oldest, (_, lost) = next(iter(self._written.items()))
+            self._unwrite(oldest)
+            self._shown.pop(lost.uid, None)
         self._written[key] = (now, stored)
         if kind != identity.KIND:
             self._owned.setdefault((stored.namespace, stored.owner_name), set()).add(key)
+        return self.seen(stored.uid, gist(stored))
 
     def deleted(self, uid: str) -> None:
         """Remember that we deleted this object."""

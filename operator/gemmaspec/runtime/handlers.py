@@ -47,6 +47,8 @@ PODS = ("", "v1", "pods")
 KINDS = {identity.PLURAL: identity.KIND, "pods": "Pod"} | {plural: kind for _, _, plural, kind in CHILDREN}
 ANY = "*"
 DEFINITION_RETRY_SECONDS = 2.0
+# A pod that has only begun is looked at so much later, unless it tells more before: one write of the status, not two.
+STARTING_SECONDS = 5.0
 # Less than a pod's grace of 30 seconds.
 SHUTDOWN_SECONDS = 15.0
 
@@ -128,7 +130,10 @@ class Operator:
         key = _of_pod(body) if isinstance(kept, Pod) else _key(kind, kept)
         version = str(metadata.get("resourceVersion", ""))
         order = int(version) if version.isdigit() else 0
-        if self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept)):
+        new = self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept))
+        if new and isinstance(kept, Pod) and kept.starting:
+            self.queue.wake_after(names.resource_of(key), STARTING_SECONDS)
+        elif new:
             self.queue.wake(names.resource_of(key))
 
     def on_event(self, kind: str, event: str, body: Mapping[str, Any]) -> None:

@@ -32,19 +32,22 @@ class Knowledge:
         self._not_before: dict[Key, float] = {}
         self._refused: dict[Key, set[tuple[str, str]]] = {}
 
-    async def save(self, key: Key, action: Save) -> None:
-        """Write what the pod's agent knows. Raises ApiFailure where the API server may take it later."""
+    async def save(self, key: Key, action: Save) -> bool:
+        """Write what the pod's agent knows; whether that changed anything.
+
+        Raises ApiFailure where the API server may take it later.
+        """
         if self._clock() < self._not_before.get(key, 0.0):
-            return
+            return False
         try:
             state = await self._scraper.state(key, action.pod)
         except ScrapeError as failure:
             metrics.SCRAPE_ERRORS.inc()
             log.debug("%s/%s: the agent of %s does not tell what it knows: %s", *key, action.pod.name, failure)
-            return
+            return False
         if len(state.encode()) > MOST_BYTES:
             self._give_up(key, f"{len(state)} bytes of state are more than {MOST_BYTES}")
-            return
+            return False
         body = {**action.body, "data": {STATE_KEY: state}}
         metrics.WRITES.labels("ConfigMap").inc()
         try:
@@ -54,9 +57,9 @@ class Knowledge:
                 answer = await self._cluster.apply(body, action.child.uid, action.child.resource_version)
         except (Rejected, Taken) as failure:  # somebody's object of that name is left alone
             self._give_up(key, str(failure))
-            return
-        self._cache.wrote("ConfigMap", answer)
+            return False
         log.info("%s/%s: saved what the agent of %s has learnt", *key, action.pod.name)
+        return self._cache.wrote("ConfigMap", answer)
 
     def _give_up(self, key: Key, why: str) -> None:
         self._not_before[key] = self._clock() + SAVE_SECONDS

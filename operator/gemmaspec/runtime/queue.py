@@ -63,13 +63,16 @@ class WakeQueue:
         self.wake(key)
 
     async def take(self) -> Key:
-        """The next key; ``done`` or ``failed`` must follow."""
+        """The next key; ``done`` or ``failed`` must follow. A pass that was due later is this one: what it still waits
+        for it says anew.
+        """
         while self._held or not self._ready:
             self._signal.clear()
             await self._signal.wait()
         key = self._ready.popleft()
         self._queued.discard(key)
         self._running.add(key)
+        self._unschedule(key)
         return key
 
     def done(self, key: Key) -> None:
@@ -94,11 +97,14 @@ class WakeQueue:
 
     def forget(self, key: Key) -> None:
         """The resource is gone: no timers, no memory of failures."""
+        self._unschedule(key)
+        self._failures.pop(key, None)
+        self._resting.discard(key)
+
+    def _unschedule(self, key: Key) -> None:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
-        self._failures.pop(key, None)
-        self._resting.discard(key)
 
     def _release(self, key: Key) -> None:
         self._running.discard(key)

@@ -188,12 +188,12 @@ class Worker:
             case Apply(body, child):
                 metrics.WRITES.labels(child.kind).inc()
                 answer = await self._cluster.apply(body, child.uid, child.resource_version)
-                self._cache.wrote(child.kind, answer)
+                self._wrote(key, child.kind, answer)
             case Reset(patch, child):
                 metrics.WRITES.labels(child.kind).inc()
                 body = {"kind": child.kind, "metadata": child.body["metadata"]}
                 answer = await self._cluster.patch(body, patch, child.uid, child.resource_version)
-                self._cache.wrote(child.kind, answer)
+                self._wrote(key, child.kind, answer)
                 if answer["metadata"]["resourceVersion"] == child.resource_version:
                     self._cache.settle(child.uid, child.resource_version)
             case Steer(pod, wanted, seconds):
@@ -205,16 +205,27 @@ class Worker:
                     self._queue.wake_after(key, STEER_RETRY_SECONDS)
             case Probe(pod, body):
                 self._scraper.warm(key, pod, body)
-            case Save():
-                await self._knowledge.save(key, action)
-            case Teach():
-                await self._teach(key, action)
-            case Restore():
-                await self._knowledge.restore(key, action)
+            case Save() | Teach() | Restore():
+                await self._inform(key, action)
             case Delete(child):
                 metrics.WRITES.labels(child.kind).inc()
                 await self._cluster.delete(child.kind, key[0], child.name, child.uid)
                 self._cache.deleted(child.uid)
+
+    def _wrote(self, key: Key, kind: str, answer: Mapping[str, Any]) -> None:
+        """Keep what a write was answered with. One more pass looks at the outcome; the watch's echo asks for none."""
+        if self._cache.wrote(kind, answer):
+            self._queue.wake(key)
+
+    async def _inform(self, key: Key, action: Save | Teach | Restore) -> None:
+        match action:
+            case Save():
+                if await self._knowledge.save(key, action):
+                    self._queue.wake(key)
+            case Teach():
+                await self._teach(key, action)
+            case Restore():
+                await self._knowledge.restore(key, action)
 
     async def _teach(self, key: Key, action: Teach) -> None:
         try:
@@ -225,7 +236,7 @@ class Worker:
     async def _create(self, key: Key, body: Mapping[str, Any]) -> None:
         kind, metadata = body["kind"], body["metadata"]
         try:
-            self._cache.wrote(kind, await self._cluster.create(body))
+            self._wrote(key, kind, await self._cluster.create(body))
             return
         except Taken as taken:
             found = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
@@ -265,7 +276,7 @@ class Worker:
         except (Stale, Missing):
             await self._confirm(resource)
             raise
-        self._cache.wrote(identity.KIND, answer)
+        self._wrote((owner.namespace, owner.name), identity.KIND, answer)
 
     def _forget(self, key: Key) -> None:
         self._foreign.pop(key, None)
