@@ -25,19 +25,18 @@ def unplanned_paths(managed_fields: Iterable[Mapping[str, Any]]) -> tuple[Path, 
     They are fields of ``spec`` that other managers own and we do not (status and scale are subresources with entries
     of their own; the comparison of values repairs a scaled Deployment), and labels and annotations of our own.
     """
-    ours: set[Path] = set()
-    others: set[Path] = set()
-    labels: set[Path] = set()
-    for entry in managed_fields:
-        fields = entry.get("fieldsV1", {})
-        if entry.get("manager") != _OURS:
-            if not entry.get("subresource"):
-                others.update(_below(fields, ("f:spec",)))
-            continue
-        ours.update(_below(fields, ("f:spec",)))
-        for path in _OUR_METADATA:
-            labels.update(_below(fields, path))
-    return tuple(sorted((others - ours) | labels))
+    entries = [(entry.get("manager") == _OURS, entry) for entry in managed_fields]
+    others = {
+        path
+        for mine, entry in entries
+        if not mine and not entry.get("subresource")
+        for path in _below(entry.get("fieldsV1", {}), ("f:spec",))
+    }
+    own = [entry.get("fieldsV1", {}) for mine, entry in entries if mine]
+    if others:  # hundreds of paths, most of the time for nothing
+        others -= {path for fields in own for path in _below(fields, ("f:spec",))}
+    labels = {path for fields in own for where in _OUR_METADATA for path in _below(fields, where)}
+    return tuple(sorted(others | labels))
 
 
 def _below(fields: Mapping[str, Any], path: Path) -> Iterable[Path]:
