@@ -30,6 +30,7 @@ WINDOW_SECONDS: Final = 30.0
 ROLLBACK_REASONS: Final = ("DraftRejected", "DraftsDoNotPay", "RolledBack")
 RECOVERY_REASONS: Final = ("TrialAfterHold", "RecoveryProved", "RecoveryNotProved", "TrialPassed")
 DECISION_REASONS: Final = (*ROLLBACK_REASONS, *RECOVERY_REASONS, "RevisionPromoted", "Reverted")
+_SHOWN: Final = frozenset({"desired", "effective", "since", "actuator"})
 _REVISIONS: Final = {"revision": "current", "lastGoodRevision": "last-good", "rejectedRevision": "rejected"}
 
 
@@ -69,9 +70,14 @@ def _mark(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry["time"], entry["reason"], entry.get("fromK"), entry.get("toK")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
-    status: Mapping[str, Any]
+    """What is shown of a resource: a status as a whole would be most of the operator's memory."""
+
+    target: str
+    revisions: tuple[tuple[str, str], ...]
+    conditions: tuple[tuple[str, str, str], ...]
+    k: Mapping[str, Any]
     pods: Sequence[Pod]
     reading: Reading
     tally: Tally
@@ -80,9 +86,17 @@ class _Entry:
     def ready(self) -> list[Pod]:
         return [pod for pod in self.pods if pod.ready]
 
-    @property
-    def k(self) -> Mapping[str, Any]:
-        return dict(self.status.get("k") or {})
+
+def _entry(status: Mapping[str, Any], pods: Sequence[Pod], reading: Reading, tally: Tally) -> _Entry:
+    return _Entry(
+        target=str(status.get("target", "")),
+        revisions=tuple((status[key], state) for key, state in _REVISIONS.items() if status.get(key)),
+        conditions=tuple((entry["type"], entry["status"], entry["reason"]) for entry in status.get("conditions", ())),
+        k={key: value for key, value in (status.get("k") or {}).items() if key in _SHOWN},
+        pods=tuple(pods),
+        reading=reading,
+        tally=tally,
+    )
 
 
 class Board(Collector):
@@ -98,7 +112,7 @@ class Board(Collector):
         known = self._entries.get(key)
         tally = known.tally if known else Tally()
         tally.look(status.get("history") or ())
-        self._entries[key] = _Entry(status, tuple(pods), reading, tally)
+        self._entries[key] = _entry(status, pods, reading, tally)
 
     def drop(self, key: Key) -> None:
         """The resource is gone, and its series with it."""
@@ -156,14 +170,11 @@ class Board(Collector):
 
 
 def _state(entry: _Entry) -> Iterator[tuple[Family, tuple[str, ...], float]]:
-    status = entry.status
-    info = (str(status.get("target", "")), entry.reading.mode, str(entry.k.get("actuator", "")))
-    yield families.INFO, info, 1
-    for found in status.get("conditions", ()):
-        yield families.CONDITION, (found["type"], found["status"], found["reason"]), 1
-    for key, state in _REVISIONS.items():
-        if status.get(key):
-            yield families.REVISION, (status[key], state), 1
+    yield families.INFO, (entry.target, entry.reading.mode, str(entry.k.get("actuator", ""))), 1
+    for condition in entry.conditions:
+        yield families.CONDITION, condition, 1
+    for revision in entry.revisions:
+        yield families.REVISION, revision, 1
 
 
 def _pods(entry: _Entry) -> Iterator[tuple[Family, tuple[str, ...], float]]:
