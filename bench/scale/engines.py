@@ -1,6 +1,6 @@
 """``python -m bench.scale.engines PORT EXPOSITION``: one server that answers as every engine's /metrics.
 
-It listens on all of the loopback, so that each pod that KWOK plays (addresses of 127.64.0.0/10) has an engine there.
+It listens on every address of this machine, so that each pod that KWOK plays has an engine there.
 What it says was recorded from vLLM. Counters stand still, or grow, all at the rate at which they were recorded, from
 the moment at which a file ``EXPOSITION.busy`` is made. GET /scrapes tells how often it was asked.
 """
