@@ -23,8 +23,7 @@ from gemmaspec.core.observation import Sample
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
 from gemmaspec.runtime import scraper as scraping
-from gemmaspec.runtime.cache import watched
-from gemmaspec.runtime.handlers import KINDS, NoMemories, Operator
+from gemmaspec.runtime.handlers import KINDS, Operator
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.scraper import Scraper
 from gemmaspec.runtime.worker import Worker
@@ -100,8 +99,7 @@ class Life:
         self._known = {key: copy.deepcopy(body) for key, body in now.items()}
 
     def _event(self, kind: str, body: dict[str, Any]) -> None:
-        travelled = watched(body["kind"], copy.deepcopy(body))
-        self.operator.on_event(body["kind"], cast("Any", {"type": kind, "object": travelled}), cast("Any", travelled))
+        self.operator.on_event(body["kind"], kind, copy.deepcopy(body))
 
     @staticmethod
     def _is_watched(body: dict[str, Any]) -> bool:
@@ -204,12 +202,3 @@ def sizes(life: Life) -> dict[str, int]:
         for field, value in vars(part).items()
         if isinstance(value, dict | set) and field not in ("_gone", "_lost")  # bounded by number
     }
-
-
-async def test_kopf_remembers_no_object() -> None:
-    memories = NoMemories()
-    for number in range(3):
-        body: Any = {"metadata": {"uid": f"u{number}"}}
-        assert await memories.recall(body, noticed_by_listing=False, memobase=None)
-        await memories.recall_memo(body)
-    assert not list(memories.iter_all_memories())
