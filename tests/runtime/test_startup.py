@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+from typing import cast
+
+import pytest
+
+from gemmaspec.adapters.cluster import ApiFailure, Cluster
+from gemmaspec.runtime import handlers
+from gemmaspec.runtime.handlers import Operator
+from gemmaspec.runtime.options import Options
 
 _MEASURE = """
 import re, time
@@ -21,3 +30,33 @@ def test_importing_the_operator_is_cheap() -> None:
     seconds, mebibytes = map(float, done.stdout.split())
     assert seconds < SECONDS
     assert mebibytes < MIB
+
+
+class FakeCluster:
+    """Answers by script whether the resource is served."""
+
+    def __init__(self, *answers: bool | ApiFailure) -> None:
+        self.answers = list(answers)
+
+    async def serves_resource(self) -> bool:
+        answer = self.answers.pop(0)
+        if isinstance(answer, ApiFailure):
+            raise answer
+        return answer
+
+
+async def test_a_start_waits_for_the_api_server_and_for_the_definition(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """kopf tries a start that failed again after a minute, and writes a trace."""
+    monkeypatch.setattr(handlers, "DEFINITION_RETRY_SECONDS", 0.0)
+    away, busy = ApiFailure(0, "refused"), ApiFailure(503, "busy")
+    cluster = FakeCluster(away, away, busy, False, False, True)
+    with caplog.at_level(logging.WARNING):
+        await Operator(Options())._wait_for_definition(cast("Cluster", cluster))
+    assert cluster.answers == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "the API server does not tell what it serves (0); waiting for it",
+        "the API server does not tell what it serves (503); waiting for it",
+        "the definition of gemmaspecdeploys.gemmaspec.io is not installed; waiting for it",
+    ]

@@ -16,7 +16,7 @@ from typing import Any
 
 import kopf
 
-from gemmaspec.adapters.cluster import Cluster, own_image
+from gemmaspec.adapters.cluster import ApiFailure, Cluster, own_image
 from gemmaspec.adapters.engine import Engines
 from gemmaspec.adapters.files import LIVE_ENTRIES, engine_files
 from gemmaspec.api import identity
@@ -93,13 +93,24 @@ class Operator:
         self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run(), scraper.follow()]]
 
     async def _wait_for_definition(self, cluster: Cluster) -> None:
-        """kopf looks once for what it shall watch: a definition that is installed later would never be served."""
-        told = False
-        while not await cluster.serves_resource():
-            if not told:
-                log.warning("the definition of %s.%s is not installed; waiting for it", identity.PLURAL, identity.GROUP)
-                told = True
+        """kopf looks once for what it shall watch: a definition that is installed later would never be served. Of an
+        API server that does not answer it would wait for a minute.
+        """
+        told = ""
+        while why := await self._missing_definition(cluster):
+            if why != told:
+                log.warning("%s; waiting for it", why)
+                told = why
             await asyncio.sleep(DEFINITION_RETRY_SECONDS)
+
+    @staticmethod
+    async def _missing_definition(cluster: Cluster) -> str:
+        """Why nothing can be watched yet; empty where it can."""
+        try:
+            served = await cluster.serves_resource()
+        except ApiFailure as failure:
+            return f"the API server does not tell what it serves ({failure.status})"
+        return "" if served else f"the definition of {identity.PLURAL}.{identity.GROUP} is not installed"
 
     async def stop(self) -> None:
         """Stop the workers and close connections. What is half done, the next start repairs."""
