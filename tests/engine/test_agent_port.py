@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gemmaspec_engine.agent import port as agent_port
 from gemmaspec_engine.agent import store
 from gemmaspec_engine.agent.host import Agent, Engine
 from gemmaspec_engine.agent.port import AT_ONCE, BODY_MOST, Port
@@ -263,3 +264,24 @@ def test_an_exception_is_logged_once_with_its_trace(agent: Agent, caplog: pytest
     assert record.exc_info[0] is ZeroDivisionError
     assert not [entry for entry in caplog.records if "exception in ended" in entry.getMessage()]
     assert agent.controller.exceptions == {"choose": 1, "ended": 1}
+
+
+def test_a_port_that_is_taken_is_tried_again_until_it_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine serves meanwhile, with the K that it has; the operator tells of an agent that does not answer."""
+    monkeypatch.setattr(agent_port, "RETRY_SECONDS", 0.05)
+    opened = threading.Event()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        agent = an_agent(port=number)
+        run(agent)
+        assert agent_port.serve(agent, lambda _: opened.set())
+        assert not opened.wait(0.3)
+        said = [record for record in caplog.records if "trying again" in record.getMessage()]
+        assert len(said) == 1, "not once for each attempt"
+        run(agent)
+    assert opened.wait(60)
+    assert Client(number).ask("GET", "/status")[0] == 200
