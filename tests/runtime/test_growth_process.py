@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,60 @@ LOOKS = 12
 # Eight watches are renewed each ten minutes: a hundred in two hours. The operator may grow by a page for each.
 MOST_BYTES_A_WATCH = 400.0
 FEWEST_WATCHES = 2000
+OUTAGES = 48
+# It was 70,000 while garbage waited, without an end in sight.
+MOST_BYTES_AN_OUTAGE = 20_000.0
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
+
+
+@dataclass
+class Play:
+    """The operator before a fake API server. process: the operator's. metrics: its port of metrics."""
+
+    process: subprocess.Popen[bytes]
+    api: Api
+    metrics: int
+    _serve: Callable[[], subprocess.Popen[bytes]]
+    _server: subprocess.Popen[bytes]
+
+    def away(self, seconds: float) -> None:
+        """The API server is killed, and comes again."""
+        self._server.kill()
+        self._server.wait(60)
+        time.sleep(seconds)
+        self._server = self._serve()
+
+    def end(self) -> None:
+        """End both."""
+        for process in (self.process, self._server):
+            process.kill()
+            process.wait(60)
+
+    def look(self) -> Look:
+        """What there is now; metrics are asked for, too."""
+        urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30).read()
+        counts: dict[str, Any] = json.loads(self.api.get("/counts")[1])
+        own = Path(f"/proc/{self.process.pid}")
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", (own / "status").read_text(), re.MULTILINE)
+        assert found
+        look = Look(counts["watches"], int(found[1]) * 1024, len(list((own / "fd").iterdir())))
+        print(f"{counts}: {look.resident / 2**20:.2f} MiB, {look.files} open files", flush=True)
+        return look
+
+
+@dataclass(frozen=True)
+class Look:
+    """Watches so far, bytes in memory, open files."""
+
+    watches: int
+    resident: int
+    files: int
 
 
 @contextmanager
-def operator(folder: Path, **environment: str) -> Iterator[tuple[int, Api, int]]:
-    """The operator before a fake API server: its process id, a way to that server, and its port of metrics."""
+def operator(folder: Path, **environment: str) -> Iterator[Play]:
+    """The operator, and the fake API server that it watches."""
     authority = Authority.create("fake")
     authority.issue("api", hosts=["127.0.0.1"]).write(folder, "api")
     with reserve_port() as held, reserve_port() as other:
@@ -45,8 +93,11 @@ def operator(folder: Path, **environment: str) -> Iterator[tuple[int, Api, int]]
     config.write_text(kubeconfig(f"https://127.0.0.1:{port}", authority.identity.certificate, "operator", user))
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     given = [str(port), str(folder / "api.crt"), str(folder / "api.key")]
-    server = subprocess.Popen([sys.executable, "-m", "tests.runtime.fake_api", *given], env=known)
-    api = Api(config)
+
+    def serve() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "tests.runtime.fake_api", *given], env=known)
+
+    server, api = serve(), Api(config)
     wait_for(lambda: api.ready("/counts"), "the fake API server", 60)
     options = {"KUBECONFIG": str(config), "KUBERNETES_SERVICE_HOST": "", "GEMMASPEC_HEALTH_PORT": "0"}
     options["GEMMASPEC_METRICS_PORT"] = str(metrics)
@@ -54,34 +105,37 @@ def operator(folder: Path, **environment: str) -> Iterator[tuple[int, Api, int]]
         process = subprocess.Popen(
             [sys.executable, "-m", "gemmaspec.runtime"], env=known | options, stdout=log, stderr=log
         )
+    play = Play(process, api, metrics, serve, server)
     try:
-        yield process.pid, api, metrics
+        yield play
         assert process.poll() is None, (folder / "log").read_text()[-3000:]
     finally:
-        process.kill()
-        server.kill()
-        process.wait(60)
-        server.wait(60)
-
-
-def resident(process_id: int) -> int:
-    """Bytes that are in memory."""
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{process_id}/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
+        play.end()
 
 
 def test_thousands_of_watches_leave_nothing_behind(tmp_path: Path) -> None:
-    looks: list[tuple[int, int, int]] = []
-    with operator(tmp_path) as (process_id, api, metrics):
+    looks: list[Look] = []
+    with operator(tmp_path) as play:
         for _ in range(LOOKS):
             time.sleep(SECONDS / LOOKS)
-            urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=30).read()
-            counts: dict[str, Any] = json.loads(api.get("/counts")[1])
-            files = len(list(Path(f"/proc/{process_id}/fd").iterdir()))
-            looks.append((counts["watches"], resident(process_id), files))
-            print(f"{counts}: {looks[-1][1] / 2**20:.2f} MiB, {files} open files", flush=True)
-    (early, was, files), (late, now, _) = looks[LOOKS // 2 - 1], looks[-1]
-    assert late - early > FEWEST_WATCHES
-    assert (now - was) / (late - early) < MOST_BYTES_A_WATCH
-    assert max(look[2] for look in looks) < files + 10
+            looks.append(play.look())
+    middle, last = looks[LOOKS // 2 - 1], looks[-1]
+    watches = last.watches - middle.watches
+    assert watches > FEWEST_WATCHES
+    assert (last.resident - middle.resident) / watches < MOST_BYTES_A_WATCH
+    assert max(look.files for look in looks) < middle.files + 10
+
+
+def test_an_api_server_that_goes_away_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What fails meanwhile leaves garbage that refers to itself."""
+    looks: list[Look] = []
+    with operator(tmp_path) as play:
+        wait_for(lambda: json.loads(play.api.get("/counts")[1])["watches"] > 0, "the first watch", 60)
+        for number in range(1, OUTAGES + 1):
+            play.away(1.5)
+            time.sleep(3.5)
+            if number % 4 == 0:
+                looks.append(play.look())
+    middle, last = looks[len(looks) // 2 - 1], looks[-1]
+    assert (last.resident - middle.resident) / (OUTAGES / 2) < MOST_BYTES_AN_OUTAGE
+    assert max(look.files for look in looks) < middle.files + 10

@@ -7,6 +7,7 @@ import sys
 
 import uvloop
 
+from gemmaspec.runtime import garbage
 from gemmaspec.runtime.handlers import run
 from gemmaspec.runtime.options import OptionError, from_environment
 
@@ -20,6 +21,7 @@ def main() -> int:
         return 2
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel("WARNING")
+    garbage.leave_out_modules()
     uvloop.run(run(options))
     return 0
 

@@ -25,7 +25,7 @@ from gemmaspec.core.live import token
 from gemmaspec.core.observation import Pod
 from gemmaspec.core.reconcile import Settings
 from gemmaspec.recipes import load
-from gemmaspec.runtime import metrics, watching
+from gemmaspec.runtime import garbage, metrics, watching
 from gemmaspec.runtime.cache import Cache, Stored, gist, reduce_pod, store
 from gemmaspec.runtime.options import Options
 from gemmaspec.runtime.queue import Key, WakeQueue
@@ -90,7 +90,7 @@ class Operator:
         metrics.QUEUE.set_function(lambda: len(self.queue))
         metrics.show(worker.board)
         jobs = [worker.run() for _ in range(self._options.workers)]
-        self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run(), scraper.follow()]]
+        self._tasks = [asyncio.create_task(job) for job in [*jobs, scraper.run(), scraper.follow(), garbage.collect()]]
 
     async def _wait_for_definition(self, cluster: Cluster) -> None:
         """kopf looks once for what it shall watch: a definition that is installed later would never be served. Of an
