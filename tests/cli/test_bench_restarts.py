@@ -125,6 +125,15 @@ def test_engines_that_never_serve_end_it_within_a_deadline(
     assert let_go(cluster), "K on its way, with the first K too"
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGINT interrupts, as at a terminal: tests that run in the background are started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_an_interrupt_lets_go_while_the_first_engine_boots(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
