@@ -160,6 +160,22 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "bench.json").is_file()
 
 
+def test_no_word_of_the_picture_is_cut() -> None:
+    """The headings of all that is bundled, and of what was measured here, within the picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from gemmaspec.bench.published import load
+    from gemmaspec.core.bench.result import parse
+
+    measured = parse(MEASURED.read_bytes())
+    long = measured.model_copy(update={"title": "NVFP4 against FP8 on one DGX Spark, " * 5})
+    for result in (measured, long, *load().values()):
+        canvas = FigureCanvasAgg(figure.draw(result, figure.LIGHT))
+        canvas.draw()
+        for text in (canvas.figure._suptitle, canvas.figure._supxlabel):  # type: ignore[attr-defined]
+            assert text.get_window_extent().x1 <= canvas.figure.bbox.x1, text.get_text()
+
+
 def test_every_published_sweep_can_be_drawn() -> None:
     from gemmaspec.bench.published import load
 

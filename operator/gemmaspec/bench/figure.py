@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SIZE: Final = (11.0, 9.6)
 DPI: Final = 150
+# Of the heading, whose letters are bold: more would be cut.
+HEADING_COLUMNS: Final = 90
 # Columns: more concurrencies than these have no room for readable axes.
 MOST_COLUMNS: Final = 4
 # Points of one K stand beside each other, so that no interval hides another: this share of the axis apart.
@@ -121,7 +123,7 @@ def _derived(cells: Sequence[Cell], name: str) -> str:
 def heading(result: Result) -> str:
     """Title and what it came to, each in a line."""
     said = result.advice.sentence if result.advice is not None else ""
-    return _wrapped(result.title, 100) + (f"\n{_wrapped(said, 112)}" if said else "")
+    return _wrapped(result.title, HEADING_COLUMNS) + (f"\n{_wrapped(said, HEADING_COLUMNS)}" if said else "")
 
 
 def footing(result: Result) -> str:
