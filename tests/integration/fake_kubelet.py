@@ -44,7 +44,7 @@ class FakeKubelet:
     """Plays the kubelet for the engine pods of one namespace.
 
     ``script`` may be replaced at any time. ``termination_seconds``: how long a pod stays Terminating.
-    ``overlap``: the largest number of engine pods that held the box at once.
+    ``overlap``: the largest number of engine pods that held the box at once. ``listed``: where the pods are looked up.
     """
 
     def __init__(self, api: Api, namespace: str, engines: FakeEngines, traffic: Traffic) -> None:
@@ -54,6 +54,7 @@ class FakeKubelet:
         self.overlap = 0
         self._api = api
         self._pods_path = f"/api/v1/namespaces/{namespace}/pods"
+        self.listed: Callable[[], list[dict[str, Any]] | None] = self._list
         self._engines = engines
         self._addresses: dict[str, str] = {}
         self._said: dict[str, Report] = {}
@@ -86,11 +87,15 @@ class FakeKubelet:
             with contextlib.suppress(OSError):  # the API server may be away for a test
                 self._look()
 
+    def _list(self) -> list[dict[str, Any]] | None:
+        found = self._api.read(self._pods_path)
+        return None if found is None else list(found["items"])
+
     def _look(self) -> None:
-        listed = self._api.read(self._pods_path)
+        listed = self.listed()
         if listed is None:
             return
-        pods = {pod["metadata"]["uid"]: pod for pod in listed["items"]}
+        pods = {pod["metadata"]["uid"]: pod for pod in listed}
         self.overlap = max(self.overlap, len(pods))
         for gone in set(self._addresses) - set(pods):
             self._engines.remove(self._addresses.pop(gone))

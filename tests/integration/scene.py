@@ -52,7 +52,7 @@ class Scene:
         self.operator = operator
         self.kubelet = kubelet
         self._engines = engines
-        self._api = api
+        self.api = api
         self.began = plane.audit.mark()
 
     # --- requests
@@ -69,7 +69,7 @@ class Scene:
     def _read(self, path: str) -> Any:
         """The object, or None; a busy machine's API server may take its time."""
         try:
-            code, body = self._api.get(path, _LEAST_SECONDS)
+            code, body = self.api.get(path, _LEAST_SECONDS)
         except (OSError, http.client.HTTPException):
             return None
         return json.loads(body) if code == 200 else None
@@ -84,21 +84,21 @@ class Scene:
 
     def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """A request that must succeed; returns the answer."""
-        code, answer = self._api.send(method, path, body, kind)
+        code, answer = self.api.send(method, path, body, kind)
         if code >= 300:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return dict(json.loads(answer))
 
     def try_send(self, method: str, path: str, body: Any) -> int:
         """HTTP status of a request that may meet a conflict (409), and must succeed otherwise."""
-        code, answer = self._api.send(method, path, body)
+        code, answer = self.api.send(method, path, body)
         if code >= 300 and code != 409:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return code
 
     def apply_body(self, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
         """Server-side apply as the user; HTTP status and what the API server said."""
-        code, answer = self._api.send(
+        code, answer = self.api.send(
             "PATCH",
             f"{path}?fieldManager=user&force=true&fieldValidation=Strict",
             body,
@@ -182,15 +182,7 @@ class Scene:
 
     def converged(self, name: str = NAME) -> bool:
         """Whether what runs is what the newest spec asks for, and the status says so."""
-        resource = self.resource(name)
-        status = resource.get("status", {})
-        conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
-        return bool(
-            status.get("observedGeneration") == resource["metadata"]["generation"]
-            and conditions["Ready"]["status"] == "True"
-            and conditions["Reconciling"]["status"] == "False"
-            and conditions["Stalled"]["status"] == "False"
-        )
+        return has_converged(self.resource(name))
 
     def wait_converged(self, seconds: float = 20.0) -> dict[str, Any]:
         """Wait until nothing is left to do; returns the status."""
@@ -245,7 +237,7 @@ class Scene:
 
     def clear(self) -> None:
         """Delete the resources, and wait a moment for their pods to go."""
-        self._api.send("DELETE", self.path("gemmaspecdeploys"))
+        self.api.send("DELETE", self.path("gemmaspecdeploys"))
         self.kubelet.termination_seconds = 0.0
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: not self.all("pods"), "the end of the pods", 5)
@@ -255,6 +247,18 @@ class Scene:
         found = self.read("gemmaspecdeploys") or {}
         status = json.dumps(found.get("status", {}), indent=1)
         return f"status: {status}\ndeployments: {self.deployments()}\noperator:\n{self.operator.log()}"
+
+
+def has_converged(resource: Mapping[str, Any]) -> bool:
+    """Whether a resource says that what runs is what its newest spec asks for."""
+    status = resource.get("status", {})
+    conditions = {entry["type"]: entry for entry in status.get("conditions", ())}
+    return bool(
+        status.get("observedGeneration") == resource["metadata"]["generation"]
+        and conditions["Ready"]["status"] == "True"
+        and conditions["Reconciling"]["status"] == "False"
+        and conditions["Stalled"]["status"] == "False"
+    )
 
 
 def rollout(analysis: Mapping[str, Any] | None = None, **fields: Any) -> dict[str, Any]:

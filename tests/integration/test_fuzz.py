@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.campaign import play
+from tests.fuzz.campaign import Part, play
 from tests.integration.fake_engine import FakeEngines
 from tests.integration.scene import Scene
 
@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.campaign]
 
 def test_mutations_act_or_are_refused_and_reverting_restores(running: Scene, fake_engines: FakeEngines) -> None:
     before = running.operator.whole_log().count("Traceback")
-    verdicts = list(play(running, fake_engines.port, 36, 6, number=7))
-    assert [f"{verdict.mutation}: {verdict.wrong}" for verdict in verdicts if verdict.wrong] == []
+    verdicts = [verdict for _, verdict in play(running, fake_engines.port, Part(36, 6, 7))]
+    assert [f"{verdict.text}: {verdict.wrong}" for verdict in verdicts if verdict.wrong] == []
     assert {verdict.how for verdict in verdicts} >= {"refused", "acted"}
     assert running.operator.ended is None
     assert running.operator.whole_log().count("Traceback") == before
