@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from tests.faults.proxy import Fault  # noqa: E402
 from tests.faults.scenarios import SCENARIOS, Scenario  # noqa: E402
 from tests.integration.fake_engine import FakeEngines  # noqa: E402
 from tests.integration.stage import Stage, copied_sources, definition  # noqa: E402
+from tests.ledger import Ledger, digest  # noqa: E402
 
 MAKES = Callable[[KeptAlive], Fault]
 PLAIN_RUNS = 2
+NOTHING = Fault.name
 PLAYS_OF_A_KILL = 3
 
 
@@ -36,17 +38,22 @@ def main() -> int:
     parser.add_argument("--scenario", help="only scenarios whose name holds this")
     parser.add_argument("--fault", help="only faults whose name holds this")
     parser.add_argument("--minutes", type=float, default=120.0, help="begin no more cells after this")
+    parser.add_argument("--go-on", type=Path, metavar="FILE", help="keep cells here, and play what is not in it yet")
     parser.add_argument("--dry", action="store_true", help="write no result")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(controllers=True) as plane:
         sources = copied_sources(Path(folder))
         stage, engines = Stage(plane, definition(sources)), FakeEngines()
-        table = Table(stage, sources, engines, options)
+        mark = digest([ROOT / "operator", ROOT / "tests/faults", ROOT / "tests/integration"])
+        ledger = Ledger(options.go_on or Path(folder) / "cells", {"sources": mark})
+        table = Table(stage, sources, engines, options, ledger)
         results = table.play()
         engines.close()
         stage.close()
-    text = render(results, table.left_out, time.monotonic() - began)
+    ledger.add({"part": time.monotonic() - began})
+    seconds = [entry["part"] for entry in ledger.entries if "part" in entry]
+    text = render(results, table.left_out, seconds)
     print(text)
     if not options.dry:
         (ROOT / "bench/results/faults.md").write_text(text)
@@ -56,27 +63,47 @@ def main() -> int:
 class Table:
     """All cells, some at once."""
 
-    def __init__(self, stage: Stage, sources: Path, engines: FakeEngines, options: argparse.Namespace) -> None:
+    def __init__(
+        self, stage: Stage, sources: Path, engines: FakeEngines, options: argparse.Namespace, ledger: Ledger
+    ) -> None:
         self._where = (stage, sources, engines)
         self._options = options
+        self._ledger = ledger
         self.left_out = 0
         self._scenarios = [s for s in SCENARIOS if (options.scenario or "") in s.name]
+        known = [Result(**entry) for entry in ledger.entries if "scenario" in entry]
+        self._known = {(result.scenario, result.fault): result for result in known}
 
     def play(self) -> list[Result]:
         """Undisturbed runs first: they say how each scenario must end, and how many writes it takes."""
         with ThreadPoolExecutor(self._options.at_once) as pool:
-            waiting = [[pool.submit(self._undisturbed, s) for _ in range(PLAIN_RUNS)] for s in self._scenarios]
-            plain = [self._agreed([told(future.result()) for future in futures]) for futures in waiting]
+            plain = self._plain(pool)
             made = [
                 (make, scenario, result)
                 for scenario, result in zip(self._scenarios, plain, strict=True)
                 for make in self._faults(result.writes)
             ]
             made.sort(key=lambda cell: cell[0](_NOBODY).name)  # all scenarios of a fault, then the next fault
-            cells = [pool.submit(self._cell, scenario, make, result) for make, scenario, result in made]
-            played = plain + list(self._ended(cells))
-            self.left_out = len(cells) + len(plain) - len(played)
+            names = [(scenario.name, make(_NOBODY).name) for make, scenario, _ in made]
+            known = [self._known[name] for name in names if name in self._known]
+            new = [cell for cell, name in zip(made, names, strict=True) if name not in self._known]
+            cells = [pool.submit(self._cell, scenario, make, result) for make, scenario, result in new]
+            played = plain + known + list(self._ended(cells))
+            self.left_out = len(made) + len(plain) - len(played)
             return played
+
+    def _plain(self, pool: ThreadPoolExecutor) -> list[Result]:
+        """The undisturbed runs."""
+        waiting = {
+            scenario.name: [pool.submit(self._undisturbed, scenario) for _ in range(PLAIN_RUNS)]
+            for scenario in self._scenarios
+            if (scenario.name, NOTHING) not in self._known
+        }
+        for name, futures in waiting.items():
+            agreed = self._agreed([told(future.result()) for future in futures])
+            self._known[name, NOTHING] = agreed
+            self._ledger.add(asdict(agreed))
+        return [self._known[scenario.name, NOTHING] for scenario in self._scenarios]
 
     def _undisturbed(self, scenario: Scenario) -> Result:
         return play(*self._where, scenario, lambda _: Fault())
@@ -104,6 +131,7 @@ class Table:
                 for other in cells:
                     other.cancel()
             if not future.cancelled():
+                self._ledger.add(asdict(future.result()))
                 yield told(future.result())
 
     def _faults(self, writes: int) -> list[MAKES]:
@@ -127,7 +155,7 @@ def told(result: Result) -> Result:
     return result
 
 
-def render(results: list[Result], left_out: int, seconds: float) -> str:
+def render(results: list[Result], left_out: int, seconds: list[float]) -> str:
     """The table: faults down, scenarios across; in each cell how often it struck and the writes that it took."""
     scenarios = list(dict.fromkeys(result.scenario for result in results))
     faults = list(dict.fromkeys(result.fault for result in results))
@@ -135,6 +163,7 @@ def render(results: list[Result], left_out: int, seconds: float) -> str:
     cells = {(result.scenario, result.fault): result for result in results}
     wrong = [result for result in results if result.wrong]
     never = sum(not result.struck for result in wrong)
+    parts = f" ({len(seconds)} parts)" if len(seconds) > 1 else ""
     extra = sum(_more_starts(result, cells[result.scenario, "none"]) for result in results)
     lines = [
         "# Faults × scenarios",
@@ -145,8 +174,8 @@ def render(results: list[Result], left_out: int, seconds: float) -> str:
         "log holds no trace. A fault lasts as long as the undisturbed scenario took, and until it has struck: one that",
         "concerns writes, a write. A resource is deleted when the fault strikes, in the middle of a change of K.",
         "",
-        f"{len(results)} cells in {seconds / 60:.0f} minutes, {left_out} left out, {len(wrong)} wrong, of which",
-        f"{never} because the fault never struck; {extra} engines started that the undisturbed run did not start.",
+        f"{len(results)} cells in {sum(seconds) / 60:.0f} minutes{parts}, {left_out} left out, {len(wrong)} wrong,",
+        f"of which {never} because the fault never struck; {extra} engines started that the undisturbed run did not.",
         "",
         "In a cell: how often the fault struck (of that, writes) / writes of the operator / restarts of the operator.",
         "–: the undisturbed scenario has no such write.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import threading
 import time
 from collections import defaultdict
@@ -39,7 +41,8 @@ class Mirror:
         self._stopping.set()
         for connection in list(self._connections.values()):
             if connection.sock is not None:
-                connection.sock.close()
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # a close would not wake the thread that reads
 
     def one(self, plural: str, name: str) -> dict[str, Any] | None:
         """The object, or None."""

@@ -158,7 +158,9 @@ class Subject:
         self._looks: dict[tuple[str, str], str] = {}
         self._shape: dict[str, str] = {}
         self._generation = 0
-        self._put(base)
+        code, said = self._put(base)
+        if code >= 400:
+            raise ValueError(f"the base itself is refused: {said}")
         self._settle()
         if not has_converged(self._resource()):
             raise TimeoutError(f"{name} never served: {self._story()}")
@@ -195,7 +197,7 @@ class Subject:
     def _judge(self, verdict: Verdict, mutation: Mutation, spec: Mapping[str, Any], before: dict[str, str]) -> None:
         resource, children = self._resource(), self._read()
         stalled = _condition(resource, "Stalled")
-        changed = self._current(children) != self._shape
+        changed = self._current(children, resource) != self._shape
         if stalled["status"] == "True":
             verdict.how = "stalled"
             names = [str(step) for step in mutation.path if isinstance(step, str)]
@@ -257,9 +259,11 @@ class Subject:
             self._looks[version] = found[f"{plural}/{metadata['name']}"] = known.get(version) or look_of(child)
         return found
 
-    def _current(self, children: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, str]:
-        """Children as text, less the revisions that are kept for a return."""
-        resource = self._mirror.one("gemmaspecdeploys", self.name) or {}
+    def _current(
+        self, children: Iterable[tuple[str, dict[str, Any]]], resource: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        """Children as text, less the revisions that are kept for a return. resource: None for what the mirror shows."""
+        resource = resource or self._mirror.one("gemmaspecdeploys", self.name) or {}
         current = (None, resource.get("status", {}).get("revision"))
         kept = [entry for entry in children if entry[1]["metadata"]["labels"].get("gemmaspec.io/revision") in current]
         return self._all(kept)
