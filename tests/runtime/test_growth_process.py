@@ -32,8 +32,8 @@ LOOKS = 12
 MOST_BYTES_A_WATCH = 400.0
 FEWEST_WATCHES = 2000
 OUTAGES = 48
-# It was 70,000 while garbage waited, without an end in sight.
-MOST_BYTES_AN_OUTAGE = 20_000.0
+# It was 70,000 while garbage waited, without an end in sight; 16,000 is what was measured since.
+MOST_BYTES_AN_OUTAGE = 35_000.0
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
 
