@@ -29,11 +29,12 @@ RESULTS: Final = ROOT / "bench" / "results"
 def main() -> int:
     """Run the benchmark."""
     options = _arguments()
-    subjects: list[Subject] = [Ours(options.key), LeaderWorkerSets()]
+    subjects: list[Subject] = [Ours(options.key), LeaderWorkerSets(options.bare)]
     subjects = [subject for subject in subjects if options.only in (None, subject.name)]
     result: dict[str, Any] = {
         "command": f"python -m bench.scale {' '.join(sys.argv[1:])}".strip(),
         "resources": options.resources,
+        "bare": options.bare,
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "rounds": [],
@@ -54,7 +55,7 @@ def main() -> int:
 
 def _store(result: dict[str, Any]) -> None:
     """Write what is known so far: a run takes a while."""
-    name = f"scale-{result['resources']}"
+    name = f"scale-{result['resources']}{'-bare' if result['bare'] else ''}"
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(report.page(result))
 
@@ -66,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=["gemmaspec", "lws"])
     parser.add_argument("--idle", type=float, default=60.0, help="seconds to look at a controller with nothing to do")
     parser.add_argument("--key", type=Path, help="key file of the operator: K is then moved in the running engine")
+    parser.add_argument("--bare", action="store_true", help="LeaderWorkerSets of one plain container, not of our pods")
     parser.add_argument("--dry", action="store_true", help="write no result")
     parser.add_argument("--profile", help="a program and its options; the operator's pid is appended")
     return parser.parse_args()

@@ -13,6 +13,10 @@ from urllib.request import urlopen
 import yaml
 
 from bench.scale.site import NAMESPACE, Site
+from gemmaspec.adapters.files import engine_files
+from gemmaspec.core.pod import pod_template
+from gemmaspec.core.resolve import resolve
+from gemmaspec.recipes import load
 from testbed.controlplane import reserve_port
 from testbed.deadline import wait_for
 from testbed.golang import LWS, go_program, programs
@@ -138,7 +142,8 @@ class Ours:
 class LeaderWorkerSets:
     """LeaderWorkerSet's controller from its Go module, with its own default of 500 requests a second.
 
-    Its webhooks only fill in defaults and labels: the resources here carry them already, and it runs without.
+    Its webhooks only fill in defaults and labels: the resources here carry them already, and it runs without. bare: its
+    pods have one container with an image and a GPU; else they are those that the operator makes for the same engine.
     """
 
     name = "lws"
@@ -148,6 +153,9 @@ class LeaderWorkerSets:
         f"/apis/apps/v1/namespaces/{NAMESPACE}/controllerrevisions",
         f"/api/v1/namespaces/{NAMESPACE}/services",
     )
+
+    def __init__(self, bare: bool = False) -> None:
+        self._pod = _bare_pod if bare else _engine_pod
 
     def install(self, site: Site) -> None:
         """Install the definitions of the module."""
@@ -181,23 +189,14 @@ class LeaderWorkerSets:
 
     def body(self, number: int, port: int) -> dict[str, Any]:
         """One engine on one box: a group of its leader alone."""
-        container = {
-            "name": "engine",
-            "image": IMAGE,
-            "ports": [{"containerPort": port}],
-            "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"memory": "100Gi"}},
-        }
-        template = {
-            "metadata": {"labels": {"leaderworkerset.sigs.k8s.io/group-index": "0"}},
-            "spec": {"containers": [container], "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-GB10"}},
-        }
+        labels = {"leaderworkerset.sigs.k8s.io/group-index": "0"}
+        template = {"metadata": {"labels": labels}, "spec": self._pod(number, port)}
         rolling = {"maxUnavailable": 1, "maxSurge": 0, "partition": 0}
         spec = {
             "replicas": 1,
             "leaderWorkerTemplate": {
                 "size": 1,
                 "restartPolicy": "RecreateGroupOnPodRestart",
-                "leaderTemplate": template,
                 "workerTemplate": template,
             },
             "rolloutStrategy": {"type": "RollingUpdate", "rollingUpdateConfiguration": rolling},
@@ -213,3 +212,20 @@ class LeaderWorkerSets:
     def is_ready(self, body: Mapping[str, Any]) -> bool:
         """Available."""
         return _conditions(body).get("Available") == "True" and body["status"].get("readyReplicas") == 1
+
+
+def _bare_pod(_number: int, port: int) -> dict[str, Any]:
+    container = {
+        "name": "engine",
+        "image": IMAGE,
+        "ports": [{"containerPort": port}],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"memory": "100Gi"}},
+    }
+    return {"containers": [container], "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-GB10"}}
+
+
+def _engine_pod(number: int, port: int) -> dict[str, Any]:
+    """The pod that the operator makes of the same wish, under the namespace's own account."""
+    name, resolved = f"engine-{number}", resolve(Ours().body(number, port)["spec"], load())
+    spec: dict[str, Any] = pod_template(name, resolved, resolved.k, "revision", engine_files())["spec"]
+    return {key: value for key, value in spec.items() if key != "serviceAccountName"}
