@@ -82,17 +82,24 @@ def _turn(stage: Site, subject: Subject, options: argparse.Namespace, *, last: b
         stage.plane.supervised.stop("profile", signal.SIGINT)
     if isinstance(subject, Ours):
         found["converge"]["passes_each"] = subject.passes() / options.resources
+    _tell(found)
     if last:
         found["idle"] = measure.idle(stage, subject, options.idle)
         if isinstance(subject, Ours):
             found["busy"] = measure.busy(stage, subject, options.idle)
             found["change_seconds"] = measure.changes(stage, subject, options.resources)
         found["restart"] = measure.restart(stage, subject, found["idle"]["cpu_share"])
+        _tell(found)
     print(f"{subject.name}: clearing", file=sys.stderr, flush=True)
     began = time.monotonic()
     measure.clear(stage, subject)
     stage.plane.supervised.stop(subject.name)
     return found | {"clear_seconds": time.monotonic() - began}
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """What is known by now: to clear the stage of thousands takes minutes."""
+    print(json.dumps(found), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
