@@ -247,6 +247,7 @@ def test_idle_boxes_are_judged_by_warm_up(boxes: Site) -> None:
     """
     secret(boxes.kubectl, SECRET, API_KEY)
     analysis = {"initialDelaySeconds": 5, "minDrafts": 150, "timeoutSeconds": 3600, "warmUp": "WhenIdle"}
+    analysis["maxLossPercent"] = 60  # this machine has other work, too: the speed of one request varies by a third
     asked = {"service": {"apiKeySecretRef": {"name": SECRET, "key": "key"}}, "rollout": {"analysis": analysis}}
     boxes.kubectl("delete", "gsd", "-n", NAMESPACE, "--all", "--timeout=180s", timeout=200)
     resource = boxes.apply("idle", **asked)

@@ -76,6 +76,13 @@ def test_it_has_an_end(found: WarmUp, k: int, expected: bool) -> None:
     assert found.enough(400, k) is expected
 
 
+def test_more_is_asked_while_a_verdict_is_open_but_not_for_ever() -> None:
+    """A real engine beside others was judged on twelve speeds that were neither fast nor slow, and waited for ever."""
+    assert not asked(0.8, requests=LEAST_REQUESTS, drafts=100).enough(400, 4, undecided=True)
+    assert asked(0.8, requests=MOST_REQUESTS, drafts=100).enough(400, 4, undecided=True)
+    assert WarmUp("u/0", refused="HTTP 404").enough(400, 4, undecided=True)
+
+
 def test_who_is_idle() -> None:
     assert idle([EMPTY])
     assert idle([EMPTY, EMPTY])

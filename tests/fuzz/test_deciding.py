@@ -87,7 +87,7 @@ def verdicts(spec: Mapping[str, Any]) -> Any:
 
 def asks(spec: Mapping[str, Any]) -> Any:
     """Whether an idle engine is to be asked something before its revision is judged."""
-    return trial.waits(resolve(spec, {}), None)
+    return trial.waits(resolve(spec, {}), Rollout("new", "new"), None)
 
 
 def boxes(spec: Mapping[str, Any]) -> Any:

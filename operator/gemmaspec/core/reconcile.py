@@ -279,7 +279,7 @@ def _drive(
         if not observation.foreign and not known.on_trial:  # what the good one's agents know is not overwritten
             actions += tuple(learned.steps(observation, planned.engine, planned.revision))
     wake = _wake(observation, change, verdict, held)
-    if trial.waits(resolved, facts.warm):
+    if trial.waits(resolved, known, facts.warm):
         actions += _probes(observation, resolved, facts)
         wake = min(wake or WARM_UP_SECONDS, WARM_UP_SECONDS)
     if benchmark.watches(bench):

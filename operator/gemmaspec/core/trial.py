@@ -135,7 +135,7 @@ def judge(
 
 def _warmed(known: Rollout, seen: Seen, warm: WarmUp | None) -> tuple[Seen, Baseline] | None:
     """What warm-up showed of the revision on trial and of the last good one; None where it showed nothing of either."""
-    before = warmup.read(known.kept.get("warmUp"), known.stable)
+    before = _before(known)
     if warm is None or before is None or not warm.whole or not before.requests:
         return None
     own = replace(seen, ever=warm.window, requests=float(warm.requests), spans=warm.spans, stopped=False)
@@ -144,8 +144,13 @@ def _warmed(known: Rollout, seen: Seen, warm: WarmUp | None) -> tuple[Seen, Base
 
 def _fault(known: Rollout, warm: WarmUp | None) -> str:
     """That no draft is accepted on warm-up prompts; it is no fault where the last good revision accepted none there."""
-    before = warmup.read(known.kept.get("warmUp"), known.stable)
+    before = _before(known)
     return "" if warm is None or (before is not None and before.fault()) else warm.fault()
+
+
+def _before(known: Rollout) -> WarmUp | None:
+    """What warm-up showed of the last good revision."""
+    return warmup.read(known.kept.get("warmUp"), known.stable)
 
 
 def warm(observation: Observation, resolved: Resolved, revision: str) -> WarmUp | None:
@@ -158,19 +163,18 @@ def warm(observation: Observation, resolved: Resolved, revision: str) -> WarmUp 
     return max(found, key=lambda known: known.requests, default=stored)
 
 
-def waits(resolved: Resolved, known: WarmUp | None) -> bool:
-    """Whether warm-up is asked for, and has not shown enough."""
+def waits(resolved: Resolved, known: Rollout, warm: WarmUp | None) -> bool:
+    """Whether warm-up is asked for, and has not shown enough: on trial that is what brings a verdict."""
     rules = analysis.rules(resolved)
     if not rules.warm_up or resolved.spec.replicas == 0:
         return False
-    return known is None or not known.enough(rules.min_drafts, resolved.k)
+    undecided = known.on_trial and _before(known) is not None
+    return warm is None or not warm.enough(rules.min_drafts, resolved.k, undecided=undecided)
 
 
 def to_ask(observation: Observation, resolved: Resolved, revision: str, known: WarmUp | None) -> Pod | None:
-    """The idle engine that gets the next warm-up request; None where none is due, or nobody is idle."""
+    """The idle engine that gets the next warm-up request; None where nobody is idle."""
     rules = analysis.rules(resolved)
-    if not waits(resolved, known):
-        return None
     able = [
         pod
         for pod in observation.pods

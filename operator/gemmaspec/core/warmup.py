@@ -122,11 +122,11 @@ class WarmUp:
         detector.observe_window(int(self.drafts), first, self.requests)
         return f"on warm-up prompts: {detector.explain()}" if detector.verdict == FAULT else ""
 
-    def enough(self, min_drafts: int, k: int) -> bool:
-        """Whether no further request is to be sent to this engine."""
+    def enough(self, min_drafts: int, k: int, *, undecided: bool = False) -> bool:
+        """Whether no further request is to be sent to this engine. undecided: a verdict on it hangs on more of them."""
         if self.refused or self.requests + self.lost >= MOST_REQUESTS:
             return True
-        return self.requests >= LEAST_REQUESTS and (k == 0 or self.drafts >= min_drafts)
+        return not undecided and self.requests >= LEAST_REQUESTS and (k == 0 or self.drafts >= min_drafts)
 
 
 def life(pod: Pod) -> str:
