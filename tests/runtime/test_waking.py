@@ -74,3 +74,13 @@ async def test_a_pod_that_has_only_begun_is_looked_at_later(monkeypatch: Any) ->
     made.on_event("Pod", "DELETED", pod(5, "Running"))
     assert await taken(made.queue) == [KEY]
     assert made.cache.pods(*KEY) == ()
+
+
+async def test_that_an_engine_serves_is_looked_at_before_others_are_made() -> None:
+    made = operator()
+    for number in range(3):
+        other = body(identity.KIND, 1)
+        other["metadata"] |= {"name": f"other-{number}", "uid": str(number)}
+        made.on_event(identity.KIND, "ADDED", other)
+    made.on_event("Pod", "MODIFIED", pod(2, "Running", ("Ready", "True")))
+    assert await taken(made.queue) == [KEY, *(("llm", f"other-{number}") for number in range(3))]

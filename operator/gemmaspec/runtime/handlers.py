@@ -144,8 +144,8 @@ class Operator:
         new = self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept))
         if new and isinstance(kept, Pod) and kept.starting:
             self.queue.wake_after(names.resource_of(key), STARTING_SECONDS)
-        elif new:
-            self.queue.wake(names.resource_of(key))
+        elif new:  # that an engine serves is told before a thousand others are made
+            self.queue.wake(names.resource_of(key), first=isinstance(kept, Pod) and kept.ready)
 
     def on_event(self, kind: str, event: str, body: Mapping[str, Any]) -> None:
         """A watch tells of an object; event: what became of it."""

@@ -37,13 +37,16 @@ class WakeQueue:
         self._held = False
         self._signal.set()
 
-    def wake(self, key: Key) -> None:
-        """Ask for a pass; a running one is followed by another. A key that rests is left until its timer."""
+    def wake(self, key: Key, first: bool = False) -> None:
+        """Ask for a pass; a running one is followed by another. A key that rests is left until its timer.
+
+        first: before all that wait now.
+        """
         if key in self._running:
             self._again.add(key)
         elif key not in self._queued and key not in self._resting:
             self._queued.add(key)
-            self._ready.append(key)
+            (self._ready.appendleft if first else self._ready.append)(key)
             self._signal.set()
 
     def wake_after(self, key: Key, seconds: float) -> None:
