@@ -24,8 +24,8 @@ test: $(VENV)/ready lint ## Everything that must hold, on real parts
 	$(BIN)/python -m testbed install
 	$(BIN)/python -m pytest -n 3 $(ARGS)
 
-test-fast: $(VENV)/ready ## What needs no cluster, in under a minute
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine and not prometheus" tests $(ARGS)
+test-fast: $(VENV)/ready ## What needs no cluster and no patience, in under a minute
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not cluster and not control_plane and not engine and not prometheus and not slow" tests $(ARGS)
 
 campaign: $(VENV)/ready ## The tests that take minutes each and are no part of `make test`
 	$(BIN)/python -m pytest -m campaign $(ARGS)

@@ -17,6 +17,8 @@ from gemmaspec.bench import figure
 from gemmaspec.cli.main import app
 from tests.bench.fake_station import FakeStation
 
+pytestmark = pytest.mark.slow
+
 FILES = ("bench.json", "bench.png", "bench-dark.png", "bench.html")
 MEASURED = Path(__file__).parents[2] / "bench" / "results" / "bench-tiny.json"
 QUICK = ("--tokens", "12", "--runs", "3", "--concurrency", "1,2")

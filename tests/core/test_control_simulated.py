@@ -18,6 +18,8 @@ from gemmaspec.core.recipe import Prior
 from gemmaspec.core.reconcile import decide_k
 from tests.simulated.serving import IDLE, FakeEngine, SimulatedServing, Traffic, linear
 
+pytestmark = pytest.mark.slow
+
 GOOD = Traffic((0.85, 0.8, 0.75, 0.7))
 BAD = Traffic((0.1, 0.1, 0.1, 0.1))
 BROKEN = Traffic((0.0, 0.0, 0.0, 0.0))

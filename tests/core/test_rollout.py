@@ -20,6 +20,8 @@ from gemmaspec.core.canary import Phase, Rollout
 from gemmaspec.core.observation import Pod
 from gemmaspec.core.rollout import goal, scale
 
+pytestmark = pytest.mark.slow
+
 STARTING, READY, LEAVING = "starting", "ready", "leaving"
 Pods = tuple[tuple[str, str], ...]  # (revision, phase), sorted
 Memory = tuple[str, Phase, str, str]  # pin, phase, last good, rejected

@@ -16,6 +16,8 @@ from demo.screen import line, sparkline, summary
 from demo.watch import objects
 from gemmaspec.core.observation import Sample
 
+pytestmark = pytest.mark.slow
+
 
 def _sample(drafts: float, *positions: float) -> Sample:
     return Sample(

@@ -22,6 +22,8 @@ import pytest
 
 import gemmaspec_engine
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(gemmaspec_engine.__file__).resolve().parent
 DEADLINE = 20.0
 # In a pod the launcher is process 1, and the kernel ends what it leaves behind; here PR_SET_PDEATHSIG does.

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from gemmaspec_engine.policy import NAMES, Policy, make
 from gemmaspec_engine.policy.adaptive import Adaptive
 
+pytestmark = pytest.mark.slow
+
 GRIDS = st.sampled_from([(8, None), (4, None), (8, (0, 1, 2, 4, 8)), (7, (1, 3, 7)), (4, (0, 2)), (0, None)])
 
 

@@ -19,6 +19,8 @@ from gemmaspec_engine.preflight import summary
 from tests.engine import fake_image
 from tests.engine.gemma4 import assistant, target_31b
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(gemmaspec_engine.__file__).resolve().parent
 
 

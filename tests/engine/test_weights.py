@@ -14,6 +14,8 @@ from gemmaspec_engine.preflight import _all_cached
 from gemmaspec_engine.weights import Failure, Repository, explain, parse_model, size_of
 from tests.engine.fake_hub import COMMIT, FakeHub
 
+pytestmark = pytest.mark.slow
+
 TARGET, DRAFTER = "example/target", "example/drafter"
 BIG = bytes(range(256)) * 4096
 FILES = {
