@@ -53,6 +53,7 @@ def test_it_starts_the_operator_as_nobody_and_keeps_nothing() -> None:
     assert int(gid) > 10_000
     assert list(config.entrypoint) == ["/usr/local/bin/python3", "-m", "gemmaspec.runtime"]
     assert config.environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert config.environment["USER"], "kopf's start fails for a number without a name"
     assert config.workdir == config.environment["HOME"] == "/tmp", "the one place that can be written"
 
 
