@@ -28,7 +28,10 @@ START_SECONDS = 30.0
 
 
 class OperatorProcess:
-    """Starts, kills and restarts ``python -m gemmaspec.runtime``. Its requests carry the user ``user``."""
+    """Starts, kills and restarts ``python -m gemmaspec.runtime``. Its requests carry the user ``user``.
+
+    listed: what has to be listed before it counts as started; an earlier version may watch less.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class OperatorProcess:
     ) -> None:
         self.user = user
         self.process_id = 0
+        self.listed = LISTED
         self._plane = plane
         self._environment = {
             "PYTHONPATH": str(sources),
@@ -65,7 +69,7 @@ class OperatorProcess:
             if self.user in self._plane.supervised.ended():
                 raise RuntimeError(f"the operator ended:\n{self.log()}")
             events = self._plane.audit.events(mark, user=self.user, verbs={"list"})
-            return {event.resource for event in events if event.code == 200} >= LISTED
+            return {event.resource for event in events if event.code == 200} >= self.listed
 
         wait_for(listed, "the operator's lists", START_SECONDS, fail=self.log)
 

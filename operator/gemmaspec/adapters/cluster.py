@@ -20,6 +20,7 @@ import orjson
 import yaml
 from kubernetes.aio import client, config
 
+from gemmaspec.adapters.trust import as_kubectl_does
 from gemmaspec.api import identity
 from gemmaspec.core.names import FIELD_MANAGER
 
@@ -122,7 +123,7 @@ class Cluster:
 
     @classmethod
     def _over(cls, settings: client.Configuration) -> Cluster:
-        trust = client.ApiClient(settings).rest_client.ssl_context
+        trust = as_kubectl_does(client.ApiClient(settings).rest_client.ssl_context)
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),

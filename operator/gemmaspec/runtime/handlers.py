@@ -19,6 +19,7 @@ import kopf
 from gemmaspec.adapters.cluster import ApiFailure, Cluster, own_image
 from gemmaspec.adapters.engine import Engines
 from gemmaspec.adapters.files import LIVE_ENTRIES, engine_files
+from gemmaspec.adapters.trust import as_kubectl_does
 from gemmaspec.api import identity
 from gemmaspec.core import names
 from gemmaspec.core.live import token
@@ -208,7 +209,7 @@ def _lifecycle(found: kopf.OperatorRegistry, operator: Operator) -> None:
             default_namespace=found.default_namespace,
             expiration=found.expiration,
             aiohttp_session=watching.session(
-                found.as_ssl_context(),
+                as_kubectl_does(found.as_ssl_context()),
                 found.as_http_headers(),
                 operator.listed,
                 watching.Objects(KINDS, operator.on_list, operator.on_event),
