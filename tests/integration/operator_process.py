@@ -24,7 +24,7 @@ LISTED = frozenset(
         "pods",
     }
 )
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 class OperatorProcess:
