@@ -38,6 +38,13 @@ def detached(argv: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
     return os.posix_spawnp(argv[0], list(argv), dict(env), file_actions=actions, setsid=True)
 
 
+def _way_out(words: str) -> str:
+    """For what this host has too little of, and other software on it may use up: a fresh one has enough."""
+    if "inotify" in words and "too many open files" in words:
+        return "\nStop other clusters on this host, or let it watch more: sysctl fs.inotify.max_user_instances=512"
+    return ""
+
+
 class MachineError(RuntimeError):
     """A machine, or a program on it, did not do what was asked."""
 
@@ -131,7 +138,8 @@ class Machine:
         """Raise MachineError, with its last words, when a program has ended."""
         for name, code in self.programs().items():
             if code is not None:
-                raise MachineError(f"{name} on {self.name} ended with status {code}:\n{self.tail(name)}")
+                last = self.tail(name)
+                raise MachineError(f"{name} on {self.name} ended with status {code}:\n{last}{_way_out(last)}")
 
     def tail(self, name: str, lines: int = 5) -> str:
         """The last lines that a program wrote."""
