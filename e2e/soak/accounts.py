@@ -13,6 +13,14 @@ from traffic import Call
 WITHDRAWAL_SECONDS: Final = 15.0
 
 
+@dataclass(frozen=True)
+class Kill:
+    """A kill of an engine: it happened between two moments, in seconds since the epoch, as a call's start."""
+
+    asked: float
+    done: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Accounts:
     """Every call in one of four groups."""
@@ -26,19 +34,19 @@ class Accounts:
     """All other failures. There must be none."""
 
 
-def account(calls: Sequence[Call], kills: Sequence[float]) -> Accounts:
-    """Sort the calls. kills: when an engine was killed, in seconds since the epoch, as the calls' start."""
+def account(calls: Sequence[Call], kills: Sequence[Kill]) -> Accounts:
+    """Sort the calls."""
     failed = [call for call in calls if not call.ok]
-    in_flight = tuple(call for call in failed if any(_flew(call, at) for at in kills))
+    in_flight = tuple(call for call in failed if any(_flew(call, kill) for kill in kills))
     rest = [call for call in failed if call not in in_flight]
-    turned_away = tuple(call for call in rest if any(_turned_away(call, at) for at in kills))
+    turned_away = tuple(call for call in rest if any(_turned_away(call, kill) for kill in kills))
     lost = tuple(call for call in rest if call not in turned_away)
     return Accounts(answered=len(calls) - len(failed), in_flight=in_flight, turned_away=turned_away, lost=lost)
 
 
-def _flew(call: Call, killed: float) -> bool:
-    return call.start <= killed <= call.start + call.duration
+def _flew(call: Call, kill: Kill) -> bool:
+    return call.start <= kill.done and kill.asked <= call.start + call.duration
 
 
-def _turned_away(call: Call, killed: float) -> bool:
-    return not call.tokens and killed <= call.start <= killed + WITHDRAWAL_SECONDS
+def _turned_away(call: Call, kill: Kill) -> bool:
+    return not call.tokens and kill.asked <= call.start <= kill.done + WITHDRAWAL_SECONDS

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from demo.resource import Resource, pod_ready
+from soak.accounts import Kill
 from stories import Site, kill_operator
 from testbed.deadline import wait_for
 from testbed.kubectl import KubectlError
@@ -34,14 +35,14 @@ class Done:
 class Faults:
     """Does faults one at a time, and waits after each until everything is as before.
 
-    kills: when an engine was killed, Unix time. drained: engine pods that a drain asked to go.
+    kills: of engines. drained: engine pods that a drain asked to go.
     """
 
     site: Site
     resource: Resource
     engines: int
     done: list[Done] = field(default_factory=list)
-    kills: list[float] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     drained: int = 0
 
     @property
@@ -110,8 +111,9 @@ class Faults:
         (container,) = [e for e in pod["status"]["containerStatuses"] if e["name"] == "engine"]
         task = str(container["containerID"]).removeprefix("containerd://")
         node = pod["spec"]["nodeName"]
-        self.kills.append(time.time())
+        asked = time.time()
         self.site.own.run_on_node(node, ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", task])
+        self.kills.append(Kill(asked, time.time()))
         self._until_restarted(pod, container["restartCount"])
         return f"SIGKILL to the engine on {node}"
 

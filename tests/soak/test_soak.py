@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from soak.accounts import WITHDRAWAL_SECONDS, account
+from soak.accounts import WITHDRAWAL_SECONDS, Kill, account
 from soak.memory import BLOCK_SECONDS, WARM_SECONDS, Look, slope
 from traffic import Call
 
-_KILLED = 100.0
+_KILLED = Kill(100.0, 100.5)
 
 
 def _call(start: float, duration: float, tokens: int = 0, error: str | None = "APIConnectionError") -> Call:
@@ -20,13 +20,14 @@ def test_only_what_was_in_flight_or_was_turned_away_is_excused() -> None:
         _call(99.0, 0.5, 8, None),
         in_flight := _call(99.5, 1.0, 3),
         turned_away := _call(101.0, 0.1),
+        at_once := _call(100.2, 0.1, 1),
         begun := _call(102.0, 1.0, 3),
         before := _call(90.0, 1.0),
-        late := _call(_KILLED + WITHDRAWAL_SECONDS + 1, 0.1),
+        late := _call(_KILLED.done + WITHDRAWAL_SECONDS + 1, 0.1),
     ]
     found = account(calls, [_KILLED])
     assert found.answered == 1
-    assert found.in_flight == (in_flight,)
+    assert found.in_flight == (in_flight, at_once), "a kill takes its time: it may have been asked for before the call"
     assert found.turned_away == (turned_away,)
     assert found.lost == (begun, before, late)
 
