@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from demo.resource import condition, pod_ready
+from demo.resource import condition
 from gemmaspec.core import hold
 from gemmaspec.core.live import AGENT_PORT
-from stories import NAMESPACE, Site, status_of_agent
+from stories import NAMESPACE, OneEngine, Site, status_of_agent
 from testbed.deadline import wait_for
 
 BACK_SECONDS: Final = 120.0
@@ -18,23 +18,12 @@ BACK_SECONDS: Final = 120.0
 OUT: Final = Path(__file__).resolve().parents[1] / "out" / "bench"
 
 
-class Benched:
+class Benched(OneEngine):
     """A settled engine, and the command line on it."""
 
     def __init__(self, site: Site, name: str) -> None:
-        self.site, self.name = site, name
-        self.resource = site.resource(name)
+        super().__init__(site, name)
         self.uid = self.resource.read()["metadata"]["uid"]
-        self.pod = self._pod()
-
-    def _pod(self) -> dict[str, Any]:
-        return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
-
-    def same_engine(self) -> bool:
-        """Whether the pod is the one of the beginning and no container of it was restarted."""
-        now = self._pod()
-        restarts = [status["restartCount"] for status in now["status"]["containerStatuses"]]
-        return now["metadata"]["uid"] == self.pod["metadata"]["uid"] and not any(restarts)
 
     def agent(self) -> dict[str, Any]:
         """What its agent says of itself."""

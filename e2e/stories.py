@@ -120,6 +120,24 @@ class Site:
         return resource
 
 
+class OneEngine:
+    """A resource of one replica, and the engine that serves it at the beginning."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.site, self.name = site, name
+        self.resource = site.resource(name)
+        self.pod = self._pod()
+
+    def _pod(self) -> dict[str, Any]:
+        return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
+
+    def same_engine(self) -> bool:
+        """Whether the pod is the one of the beginning and no container of it was restarted."""
+        now = self._pod()
+        restarts = [status["restartCount"] for status in now["status"]["containerStatuses"]]
+        return now["metadata"]["uid"] == self.pod["metadata"]["uid"] and not any(restarts)
+
+
 def alone_on_its_box(site: Site) -> dict[str, Any]:
     """Part of ``spec.engine``: so much of a box's memory that no second engine has room there."""
     capacity = site.kubectl.json("get", "node", "n1")["status"]["allocatable"]["memory"]

@@ -16,7 +16,7 @@ from demo.resource import pod_ready
 from gemmaspec.core.live import AGENT_PORT
 from monitoring import Prometheus
 from monitoring.manifests import LIVE_DASHBOARD, queries
-from stories import BOOT_SECONDS, NAMESPACE, PORT, Site, kill_operator, restart_operator, status_of_agent
+from stories import BOOT_SECONDS, NAMESPACE, PORT, OneEngine, Site, kill_operator, restart_operator, status_of_agent
 from testbed.deadline import wait_for
 from traffic import Traffic
 
@@ -28,23 +28,13 @@ PROMISED_SECONDS = 2.0
 DEADLINE_SECONDS = 60.0
 
 
-class Live:
+class Live(OneEngine):
     """One live engine: its resource, its Service, and what its agent says."""
 
     def __init__(self, site: Site, base_url: str, ask: Callable[[], dict[str, Any]]) -> None:
-        self.site, self.base_url, self.agent = site, base_url, ask
-        self.resource = site.resource(NAME)
-        self.pod = self._pod()
+        super().__init__(site, NAME)
+        self.base_url, self.agent = base_url, ask
         self.begun = time.time()
-
-    def _pod(self) -> dict[str, Any]:
-        return dict(next(pod for pod in self.resource.pods() if pod_ready(pod)))
-
-    def same_engine(self) -> bool:
-        """Whether the pod is the one of the beginning and no container of it was restarted."""
-        now = self._pod()
-        restarts = [status["restartCount"] for status in now["status"]["containerStatuses"]]
-        return now["metadata"]["uid"] == self.pod["metadata"]["uid"] and not any(restarts)
 
     def traffic(self, code_share: float) -> Traffic:
         return Traffic(f"{self.base_url}/v1", model="tiny", code_share=code_share, streams=4, max_tokens=96)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -120,6 +121,24 @@ class FakeStation:
             return web.json_response({"error": "bearer token missing or wrong"}, status=401)
         self.taught.append(await request.json())
         return web.json_response({})
+
+    @contextmanager
+    def in_a_thread(self) -> Iterator[None]:
+        """Answers from a thread of its own, for a command that runs its own loop."""
+        ready, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
+
+        async def serve() -> None:
+            async with self.running_on():
+                ready.set()
+                await stop.wait()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+        thread.start()
+        assert ready.wait(60)
+        yield
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
+        loop.close()
 
     @asynccontextmanager
     async def running_on(self) -> AsyncIterator[FakeStation]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,22 +30,10 @@ def bench(*arguments: str, code: int = 0, **more: Any) -> Result:
 
 @pytest.fixture
 def station() -> Iterator[FakeStation]:
-    """A fake engine that answers from a thread of its own: the command runs its own loop."""
-    fake, ready, stop = FakeStation(), threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with fake.running_on():
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    assert ready.wait(30)
-    yield fake
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    loop.close()
+    """A fake engine."""
+    fake = FakeStation()
+    with fake.in_a_thread():
+        yield fake
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ cluster, its operator and the engine are fakes.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -34,25 +33,13 @@ def bench(*arguments: str, code: int = 0, **more: Any) -> Result:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
-    """The engine answers from a thread of its own: the command runs its own loop."""
-    station, ready, stop = PlainStation(step=0.0005), threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with station.running_on():
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
-    thread.start()
-    assert ready.wait(60)
-    found = FakeCluster(station)
-    monkeypatch.setattr(Cluster, "connect_as_user", found.connected)
-    monkeypatch.setattr(steering, "RESTART_LOOK_SECONDS", 0.01)
-    yield found
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(60)
-    loop.close()
+    """One whose engine answers."""
+    station = PlainStation(step=0.0005)
+    with station.in_a_thread():
+        found = FakeCluster(station)
+        monkeypatch.setattr(Cluster, "connect_as_user", found.connected)
+        monkeypatch.setattr(steering, "RESTART_LOOK_SECONDS", 0.01)
+        yield found
 
 
 def let_go(cluster: FakeCluster) -> bool:

@@ -181,20 +181,27 @@ def _rates(axes: Axes, cells: Sequence[Cell], theme: Theme, title: str) -> None:
     _dress(axes, theme, cells)
     axes.set_title(title, loc="left", fontsize=10.5, color=theme.ink)
     for name, colour, marker, own in _lines(cells, theme):
-        means = [_speed(cell) or 0.0 for cell in own]
-        axes.errorbar(
-            _places(own, cells),
-            means,
-            yerr=_bars([(cell.tokens_per_second, mean) for cell, mean in zip(own, means, strict=True)]),
-            color=colour,
-            marker=marker,
-            markersize=5.5,
-            linewidth=1.8,
-            capsize=3,
-            elinewidth=1.2,
-            label=name,
-        )
+        means = [(cell.tokens_per_second, _speed(cell) or 0.0) for cell in own]
+        _line(axes, _places(own, cells), means, colour, marker, name)
     axes.set_ylim(0, None)
+
+
+def _line(
+    axes: Axes, places: Sequence[float], means: Sequence[tuple[Any, float]], colour: str, marker: str, name: str = ""
+) -> None:
+    """One workload's means, each with its interval where it has one. name: for the legend."""
+    axes.errorbar(
+        places,
+        [mean for _, mean in means],
+        yerr=_bars(means),
+        color=colour,
+        marker=marker,
+        markersize=5.5,
+        linewidth=1.8,
+        capsize=3,
+        elinewidth=1.2,
+        label=name or None,
+    )
 
 
 def _bars(pairs: Sequence[tuple[Any, float]]) -> Any:
@@ -216,19 +223,8 @@ def _speedups(axes: Axes, cells: Sequence[Cell], theme: Theme) -> None:
     axes.axhline(1.0, color=theme.faint, linewidth=1.0)
     for _, colour, marker, own in _lines(cells, theme):
         known = [cell for cell in own if cell.speedup is not None]
-        means = [cell.speedup.mean for cell in known if cell.speedup is not None]
-        bars = _bars([(cell.speedup, mean) for cell, mean in zip(known, means, strict=True)])
-        axes.errorbar(
-            _places(known, cells),
-            means,
-            yerr=bars,
-            color=colour,
-            marker=marker,
-            markersize=5.5,
-            linewidth=1.8,
-            capsize=3,
-            elinewidth=1.2,
-        )
+        means = [(cell.speedup, cell.speedup.mean) for cell in known if cell.speedup is not None]
+        _line(axes, _places(known, cells), means, colour, marker)
         told = [cell for cell in own if cell.theory is not None]
         axes.plot(
             _places(told, cells),

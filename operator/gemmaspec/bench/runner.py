@@ -164,10 +164,8 @@ class Runner:
         if workload.prompt_tokens is None:
             return workload
         characters = GAUGE_CHARACTERS
-        for share in (
-            NEARLY,
-            1.0,
-        ):  # tokens are counted once more where it matters: an engine may have room for no more
+        # Tokens are counted once more where it matters: an engine may have room for no more.
+        for share in (NEARLY, 1.0):
             gauge = replace(workload, text=_repeated(workload.text, characters), tokens=2)
             counted = await self._ask(gauge)
             if not counted.prompt_tokens:
