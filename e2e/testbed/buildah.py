@@ -103,16 +103,8 @@ def debian(tar: Path, architecture: str | None = None) -> None:
     """Files of a Debian with Python. For another architecture they are unpacked only: nothing of it can run here."""
     foreign = [f"--architectures={architecture}", "--variant=extract"] if architecture else ["--variant=minbase"]
     with step(f"Debian {RELEASE}{f' for {architecture}' if architecture else ''} by mmdebstrap"):
-        _run(
-            [
-                "mmdebstrap",
-                *foreign,
-                f"--include=base-files,{_PACKAGES}",
-                RELEASE,
-                str(tar),
-                "http://deb.debian.org/debian",
-            ]
-        )
+        # From where is mmdebstrap's own default: Debian's mirrors.
+        _run(["mmdebstrap", *foreign, f"--include=base-files,{_PACKAGES}", RELEASE, str(tar)])
 
 
 def _run(command: list[str]) -> str:
