@@ -13,6 +13,7 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,18 +40,21 @@ def main() -> int:
         "machine": platform.machine(),
         "rounds": [],
     }
+    turns = [(number, subject) for number in range(options.rounds) for subject in subjects]
     with site(options.resources) as stage:
         for subject in subjects:
             subject.install(stage)
-        for number in range(options.rounds):
-            for subject in subjects:
-                found = _turn(stage, subject, options, last=number == options.rounds - 1)
-                result["rounds"].append({"controller": subject.name, **found})
-                print(json.dumps(result["rounds"][-1], indent=1), flush=True)
-                if not options.dry:
-                    _store(result)
+        for number, subject in turns:
+            found = {"controller": subject.name}
+            result["rounds"].append(found)
+            _turn(stage, subject, options, found, last=number == options.rounds - 1)
+            print(json.dumps(found, indent=1), flush=True)
+            if not options.dry:
+                _store(result)
+            if (number, subject) != turns[-1]:  # else it goes with the stage
+                _clear(stage, subject, found)
     print(report.page(result))
-    return 0
+    return 1 if any(report.missing(found) for found in result["rounds"]) else 0
 
 
 def _store(result: dict[str, Any]) -> None:
@@ -73,32 +77,46 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _turn(stage: Site, subject: Subject, options: argparse.Namespace, *, last: bool) -> dict[str, Any]:
+def _turn(stage: Site, subject: Subject, options: argparse.Namespace, found: dict[str, Any], *, last: bool) -> None:
+    """What matters most comes first: what does not come off is told in ``missing``, and the rest goes on."""
     subject.start(stage)
     if options.profile:
         stage.plane.supervised.start("profile", [*options.profile.split(), "--pid", str(stage.pid(subject.name))])
-    found: dict[str, Any] = {"converge": measure.converge(stage, subject, options.resources)}
+    _part(found, "converge", lambda: measure.converge(stage, subject, options.resources))
     if options.profile:
         stage.plane.supervised.stop("profile", signal.SIGINT)
-    if isinstance(subject, Ours):
+    if isinstance(subject, Ours) and "converge" in found:
         found["converge"]["passes_each"] = subject.passes() / options.resources
-    _tell(found)
-    if last:
-        found["idle"] = measure.idle(stage, subject, options.idle)
-        if isinstance(subject, Ours):
-            found["busy"] = measure.busy(stage, subject, options.idle)
-            found["change_seconds"] = measure.changes(stage, subject, options.resources)
-        found["restart"] = measure.restart(stage, subject, found["idle"]["cpu_share"])
-        _tell(found)
+    if not last:
+        return
+    _part(found, "idle", lambda: measure.idle(stage, subject, options.idle))
+    usual = found.get("idle", {}).get("cpu_share", 0.0)
+    if isinstance(subject, Ours):
+        _part(found, "exposition", subject.exposition)
+        _part(found, "change", lambda: measure.changes(stage, subject, options.resources, "idle"))
+    _part(found, "restart", lambda: measure.restart(stage, subject, usual, options.idle))
+    if isinstance(subject, Ours):
+        _part(found, "busy", lambda: measure.busy(stage, subject, options.idle, options.resources))
+
+
+def _part(found: dict[str, Any], name: str, look: Callable[[], dict[str, Any]]) -> None:
+    try:
+        found[name] = look()
+    except (TimeoutError, OSError, RuntimeError) as failure:
+        found.setdefault("missing", {})[name] = f"{type(failure).__name__}: {failure}"
+    _tell({name: found.get(name, found.get("missing"))})
+
+
+def _clear(stage: Site, subject: Subject, found: dict[str, Any]) -> None:
     print(f"{subject.name}: clearing", file=sys.stderr, flush=True)
     began = time.monotonic()
     measure.clear(stage, subject)
     stage.plane.supervised.stop(subject.name)
-    return found | {"clear_seconds": time.monotonic() - began}
+    found["clear_seconds"] = time.monotonic() - began
 
 
 def _tell(found: dict[str, Any]) -> None:
-    """What is known by now: to clear the stage of thousands takes minutes."""
+    """What is known by now: a run of thousands takes half an hour."""
     print(json.dumps(found), file=sys.stderr, flush=True)
 
 

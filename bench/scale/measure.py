@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,10 @@ from testbed.deadline import wait_for
 SETTLE_SECONDS: Final = 5.0
 PER_RESOURCE_SECONDS: Final = 0.6
 CHANGES: Final = 5
+# An edit whose write has not come by then is told of, with what the controller did meanwhile, and waited for on.
+LATE_SECONDS: Final = 10.0
+LOST_SECONDS: Final = 180.0
+STEADY_SECONDS: Final = 600.0
 
 
 def converge(site: Site, subject: Subject, count: int) -> dict[str, Any]:
@@ -83,10 +88,12 @@ def idle(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
     }
 
 
-def busy(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
-    """Every engine serves requests: what that costs at first, when figures are published, and then."""
+def busy(site: Site, subject: Subject, seconds: float, count: int) -> dict[str, Any]:
+    """Every engine serves requests: what that costs at first, when figures are published; edits meanwhile; and then."""
     with site.engines.traffic():
-        return {"first": _looked_on(site, subject, seconds), "then": _looked_on(site, subject, seconds)}
+        first = _looked_on(site, subject, seconds)
+        change = changes(site, subject, count, "under traffic")
+        return {"first": first, "change": change, "then": _looked_on(site, subject, seconds)}
 
 
 def _looked_on(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
@@ -100,6 +107,8 @@ def _looked_on(site: Site, subject: Subject, seconds: float) -> dict[str, Any]:
         "cpu_share": (after.cpu - before.cpu) / took,
         "api_cpu_share": (usage(site.pid("apiserver")).cpu - server) / took,
         "rss_mib": after.rss,
+        "peak_mib": after.peak,
+        "says": subject.says(),
         "scrapes_per_second": (site.engines.scrapes() - scrapes) / took,
         "watch_renewals": sum(event.verb == "watch" for event in events),
         "other_requests": tally((event for event in events if event.verb != "watch"), 1),
@@ -111,48 +120,75 @@ def _statuses(site: Site, subject: Subject) -> list[dict[str, Any]]:
     return [item.get("status", {}) for item in site.send("GET", f"{subject.collection}?limit=5")["items"]]
 
 
-def changes(site: Site, subject: Subject, count: int) -> list[float]:
-    """Seconds from one edit among ``count`` to the first write that follows from it."""
-    found = []
-    for number in range(0, count, max(1, count // CHANGES)):
-        mark, began = site.plane.audit.mark(), time.monotonic()
-        patch = {"spec": {"service": {"labels": {"changed": "yes"}}}}
-        path = f"{subject.collection}/engine-{number}?fieldManager=user"
-        site.send("PATCH", path, patch, "application/merge-patch+json")
+def changes(site: Site, subject: Subject, count: int, label: str) -> dict[str, Any]:
+    """Seconds from each of some edits among ``count`` to the first write that follows; None for one that was lost.
 
-        def written(mark: int = mark, name: str = f"engine-{number}") -> bool:
-            events = site.plane.audit.mutations(mark, user=subject.name)
-            return any(event.resource == "services" and event.name == name for event in events)
-
-        wait_for(written, "the change's write", 30, every=0.005)
-        found.append(time.monotonic() - began)
-    _settle(site, subject)
-    return found
+    label: what the edit writes, another at each call. late: what the controller said and did while one was late.
+    """
+    made = [_change(site, subject, number, label) for number in range(0, count, max(1, count // CHANGES))]
+    return {"seconds": [seconds for seconds, _ in made], "late": [late for _, late in made if late]}
 
 
-def restart(site: Site, subject: Subject, usual: float) -> dict[str, Any]:
-    """Kill the controller and start it again on what has converged. usual: its share of a core when idle."""
+def _change(site: Site, subject: Subject, number: int, label: str) -> tuple[float | None, dict[str, Any]]:
+    mark, began, name = site.plane.audit.mark(), time.monotonic(), f"engine-{number}"
+    patch = {"spec": {"service": {"labels": {"changed": label.replace(" ", "-")}}}}
+    path = f"{subject.collection}/{name}?fieldManager=user"
+    site.send("PATCH", path, patch, "application/merge-patch+json")
+
+    def written() -> bool:
+        events = site.plane.audit.mutations(mark, user=subject.name)
+        return any(event.resource == "services" and event.name == name for event in events)
+
+    late: dict[str, Any] = {}
+    try:
+        wait_for(written, "the change's write", LATE_SECONDS, every=0.005)
+    except TimeoutError:
+        events = site.plane.audit.events(mark, user=subject.name)
+        late = {"resource": name, "says": subject.says(), "requests": tally(events, 1)}
+        print(f"an edit is late: {late}", file=sys.stderr, flush=True)
+        try:
+            wait_for(written, "the change's write", LOST_SECONDS, every=0.05)
+        except TimeoutError:
+            return None, late
+    return time.monotonic() - began, late
+
+
+def restart(site: Site, subject: Subject, usual: float, seconds: float) -> dict[str, Any]:
+    """Kill the controller and start it again on what has converged. usual: its share of a core when idle. Then it is
+    looked on for ``seconds``.
+    """
     site.plane.supervised.stop(subject.name)
     mark, began = site.plane.audit.mark(), time.monotonic()
     subject.start(site)
     listed = time.monotonic() - began
-    last, before = time.monotonic(), usage(site.pid(subject.name)).cpu
-    while time.monotonic() - last < SETTLE_SECONDS:
-        time.sleep(SETTLE_SECONDS / 10)
-        now = usage(site.pid(subject.name)).cpu
-        if (now - before) / (SETTLE_SECONDS / 10) > 1.5 * usual + 0.1:
-            last = time.monotonic()
-        before = now
-    events, spent = site.plane.audit.mutations(mark, user=subject.name), usage(site.pid(subject.name))
+    last = _steady(site.pid(subject.name), began, usual)
+    spent = usage(site.pid(subject.name))
+    then = _looked_on(site, subject, seconds)
+    events = site.plane.audit.mutations(mark, user=subject.name)
     return {
         "listed_seconds": listed,
         "steady_seconds": last - began,
         "cpu_seconds": spent.cpu,
         "rss_mib": spent.rss,
-        "peak_mib": spent.peak,
+        "peak_mib": usage(site.pid(subject.name)).peak,
         "writes": len(events),
         "written": tally(events, 1),
+        "then": then,
     }
+
+
+def _steady(pid: int, began: float, usual: float) -> float:
+    """When the process had last taken more than its usual share of a core."""
+    last, before = time.monotonic(), usage(pid).cpu
+    while time.monotonic() - last < SETTLE_SECONDS:
+        if time.monotonic() - began > STEADY_SECONDS:
+            raise TimeoutError(f"a restarted controller is not steady within {STEADY_SECONDS:g} s")
+        time.sleep(SETTLE_SECONDS / 10)
+        now = usage(pid).cpu
+        if (now - before) / (SETTLE_SECONDS / 10) > 1.5 * usual + 0.1:
+            last = time.monotonic()
+        before = now
+    return last
 
 
 def clear(site: Site, subject: Subject) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from testbed.pki import ADMINISTRATORS
 ROOT: Final = Path(__file__).resolve().parents[2]
 IMAGE: Final = "example.org/vllm@sha256:" + "0123456789abcdef" * 4
 START_SECONDS: Final = 60.0
+OWN_METRICS: Final = ("queue_depth", "reconcile_total", "reconcile_duration_seconds_bucket", "api_errors_total")
 
 
 class Subject(Protocol):
@@ -45,6 +47,9 @@ class Subject(Protocol):
 
     def is_ready(self, body: Mapping[str, Any]) -> bool:
         """Whether its engine serves, and the controller says so of the newest spec."""
+
+    def says(self) -> dict[str, float]:
+        """What the controller's own metrics say of its work, where they are looked at."""
 
 
 def _conditions(body: Mapping[str, Any]) -> dict[str, str]:
@@ -126,11 +131,23 @@ class Ours:
             "spec": spec,
         }
 
+    def says(self) -> dict[str, float]:
+        """Resources that wait, and passes since the process began, by how they ended and how long they took."""
+        wanted = "&".join(f"name[]=gemmaspec_{name}" for name in OWN_METRICS)
+        with urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics?{wanted}", timeout=60) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
     def passes(self) -> float:
         """Passes over resources since the process began."""
+        return sum(value for name, value in self.says().items() if name.startswith("gemmaspec_reconcile_total{"))
+
+    def exposition(self) -> dict[str, float]:
+        """What it takes to collect all metrics, as Prometheus does."""
+        began = time.monotonic()
         with urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=60) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("gemmaspec_reconcile_total{"))
+            size = len(answer.read())
+        return {"seconds": time.monotonic() - began, "mib": size / 2**20}
 
     def is_ready(self, body: Mapping[str, Any]) -> bool:
         """Ready, not reconciling, for the newest generation."""
@@ -208,6 +225,10 @@ class LeaderWorkerSets:
             "metadata": {"name": f"engine-{number}"},
             "spec": spec,
         }
+
+    def says(self) -> dict[str, float]:
+        """Nothing that is looked at."""
+        return {}
 
     def is_ready(self, body: Mapping[str, Any]) -> bool:
         """Available."""

@@ -8,7 +8,7 @@ import pytest
 
 from gemmaspec.runtime.queue import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, Key, WakeQueue
 
-A, B = ("ns", "a"), ("ns", "b")
+A, B, C = ("ns", "a"), ("ns", "b"), ("ns", "c")
 
 
 async def nothing_to_take(queue: WakeQueue) -> bool:
@@ -139,6 +139,38 @@ async def test_a_forgotten_resource_is_not_woken() -> None:
     queue.forget(A)
     await asyncio.sleep(0.01)
     assert len(queue) == 0
+
+
+async def test_what_somebody_waits_for_comes_before_thousands_of_looks() -> None:
+    queue = WakeQueue()
+    looks = [("ns", str(number)) for number in range(5000)]
+    for key in looks:
+        queue.wake(key)
+    for key in (looks[-1], A):
+        queue.wake(key, first=True)
+        queue.wake(key)  # a look that is due then does not put it back
+    assert len(queue) == 5001, "one that waits already moves up, and is one still"
+    assert [await queue.take() for _ in range(3)] == [looks[-1], A, looks[0]], "in their order"
+    queue.wake(looks[0], first=True)
+    queue.done(looks[0])
+    assert await queue.take() == looks[0], "an edit during a pass is the next one, too"
+
+
+async def test_what_somebody_waits_for_stays_first_until_it_is_done() -> None:
+    queue = WakeQueue()
+    queue.wake(A, first=True)
+    assert await queue.take() == A
+    queue.failed(A, at_least=0.01)
+    await asyncio.sleep(0.05)
+    queue.wake(A)
+    queue.wake(B)
+    queue.wake(C, first=True)
+    assert [await queue.take() for _ in range(3)] == [A, C, B]
+    queue.done(A)
+    queue.wake(B)
+    queue.done(B)
+    queue.wake(A)
+    assert [await queue.take() for _ in range(2)] == [B, A], "and is as the others are then"
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -84,3 +84,21 @@ async def test_that_an_engine_serves_is_looked_at_before_others_are_made() -> No
         made.on_event(identity.KIND, "ADDED", other)
     made.on_event("Pod", "MODIFIED", pod(2, "Running", ("Ready", "True")))
     assert await taken(made.queue) == [KEY, *(("llm", f"other-{number}") for number in range(3))]
+
+
+async def test_an_edit_comes_before_others_are_looked_at() -> None:
+    made = operator()
+    wanted = body(identity.KIND, 1, spec={"a": 1}, status={})
+    wanted["metadata"] |= {"generation": 1}
+    made.on_event(identity.KIND, "ADDED", wanted)
+    assert await taken(made.queue) == [KEY]
+    looks = [("llm", f"other-{number}") for number in range(3)]
+    told = wanted | {"metadata": {**wanted["metadata"], "resourceVersion": "2"}, "status": {"by": "another"}}
+    held = {**wanted["metadata"], "resourceVersion": "3", "annotations": {"hold": "4"}}
+    edited = {**held, "resourceVersion": "4", "generation": 2}
+    cases = [(told, False), (told | {"metadata": held}, True), (told | {"metadata": edited, "spec": {"a": 2}}, True)]
+    for shown, first in cases:
+        for key in looks:
+            made.queue.wake(key)
+        made.on_event(identity.KIND, "MODIFIED", shown)
+        assert await taken(made.queue) == ([KEY, *looks] if first else [*looks, KEY]), shown["metadata"]

@@ -142,11 +142,13 @@ class Operator:
         key = _of_pod(body) if isinstance(kept, Pod) else _key(kind, kept)
         version = str(metadata.get("resourceVersion", ""))
         order = int(version) if version.isdigit() else 0
+        before = next(iter(self._resources.get(key, ())), None) if kind == identity.KIND else None
         new = self._shelf(kind).put(key, metadata["uid"], order, kept) and self.cache.seen(metadata["uid"], gist(kept))
         if new and isinstance(kept, Pod) and kept.starting:
             self.queue.wake_after(names.resource_of(key), STARTING_SECONDS)
-        elif new:  # that an engine serves is told before a thousand others are made
-            self.queue.wake(names.resource_of(key), first=isinstance(kept, Pod) and kept.ready)
+        elif new:  # an edit, and that an engine serves, come before thousands of others are made or looked at
+            first = kept.ready if isinstance(kept, Pod) else before is not None and _is_edit(before, body)
+            self.queue.wake(names.resource_of(key), first=first)
 
     def on_event(self, kind: str, event: str, body: Mapping[str, Any]) -> None:
         """A watch tells of an object; event: what became of it."""
@@ -243,6 +245,12 @@ def unlisted(namespaces: Sequence[str]) -> set[tuple[str, str]]:
     """
     patterns = any(not name.replace("-", "").isalnum() for name in namespaces)
     return {(plural, where) for plural in KINDS for where in ([ANY] if patterns else namespaces or [""])}
+
+
+def _is_edit(before: Stored, body: Mapping[str, Any]) -> bool:
+    """Whether somebody asks for something else than before: by the spec, or by an annotation."""
+    known, told = before.body["metadata"], body["metadata"]
+    return any(known.get(name) != told.get(name) for name in ("uid", "generation", "annotations"))
 
 
 def _key(kind: str, stored: Stored) -> Key:

@@ -1,9 +1,13 @@
-"""A de-duplicating work queue: many events of one resource are one pass, and passes of one never overlap."""
+"""A de-duplicating work queue: many events of one resource are one pass, and passes of one never overlap.
+
+What somebody waits for comes before all else: thousands of engines under traffic ask for a look each, and a look that
+renews figures is a write. An edit behind a round of these would wait for a minute.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 
 Key = tuple[str, str]
 
@@ -15,9 +19,12 @@ class WakeQueue:
     """Keys (namespace, name) that want a pass. Level-triggered: a key in the queue is not queued twice."""
 
     def __init__(self) -> None:
-        self._ready: deque[Key] = deque()
-        self._queued: set[Key] = set()
-        self._running: set[Key] = set()
+        self._first: OrderedDict[Key, None] = OrderedDict()
+        self._ready: OrderedDict[Key, None] = OrderedDict()
+        self._urgent: set[Key] = set()
+        """Keys that were asked for first, and whose pass has not begun."""
+        self._running: dict[Key, bool] = {}
+        """Keys of the passes under way, and whether they were asked for first."""
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
@@ -26,7 +33,7 @@ class WakeQueue:
         self._held = False
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._first) + len(self._ready)
 
     def hold(self) -> None:
         """Give out no key until ``release``: not all is known yet."""
@@ -40,14 +47,22 @@ class WakeQueue:
     def wake(self, key: Key, first: bool = False) -> None:
         """Ask for a pass; a running one is followed by another. A key that rests is left until its timer.
 
-        first: before all that wait now.
+        first: before all that were not asked for so, also where it waits among these already.
         """
+        if first:
+            self._urgent.add(key)
         if key in self._running:
             self._again.add(key)
-        elif key not in self._queued and key not in self._resting:
-            self._queued.add(key)
-            (self._ready.appendleft if first else self._ready.append)(key)
-            self._signal.set()
+        elif key not in self._resting:
+            self._enqueue(key)
+
+    def _enqueue(self, key: Key) -> None:
+        if key in self._urgent:
+            self._ready.pop(key, None)
+            self._first[key] = None  # one that waits keeps its place
+        elif key not in self._first:
+            self._ready[key] = None
+        self._signal.set()
 
     def wake_after(self, key: Key, seconds: float) -> None:
         """Ask for a pass in a while. The sooner of two such wishes holds."""
@@ -69,12 +84,12 @@ class WakeQueue:
         """The next key; ``done`` or ``failed`` must follow. A pass that was due later is this one: what it still waits
         for it says anew.
         """
-        while self._held or not self._ready:
+        while self._held or not len(self):
             self._signal.clear()
             await self._signal.wait()
-        key = self._ready.popleft()
-        self._queued.discard(key)
-        self._running.add(key)
+        key, _ = (self._first or self._ready).popitem(last=False)
+        self._running[key] = key in self._urgent
+        self._urgent.discard(key)
         self._unschedule(key)
         return key
 
@@ -92,6 +107,8 @@ class WakeQueue:
         self._failures[key] = failures + 1
         seconds = max(at_least, min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 16)))
         self._again.discard(key)  # an event does not cut a back-off short
+        if self._running.get(key):  # it is still waited for
+            self._urgent.add(key)
         self._release(key)
         if rest:
             self._resting.add(key)
@@ -103,6 +120,7 @@ class WakeQueue:
         self._unschedule(key)
         self._failures.pop(key, None)
         self._resting.discard(key)
+        self._urgent.discard(key)
 
     def _unschedule(self, key: Key) -> None:
         timer = self._timers.pop(key, None)
@@ -110,7 +128,7 @@ class WakeQueue:
             timer.cancel()
 
     def _release(self, key: Key) -> None:
-        self._running.discard(key)
+        self._running.pop(key, None)
         if key in self._again:
             self._again.discard(key)
             self.wake(key)

@@ -261,8 +261,8 @@ class Worker:
             log.info("%s/%s: %s: %s", *key, event.reason, event.message)
             metrics.WRITES.labels("Event").inc()
             await self._cluster.write_event(event_body(resource, event, self._clock()))
-        if decision.wake_after == 0:
-            self._queue.wake(key)
+        if decision.wake_after == 0:  # what was decided is done before others are looked at
+            self._queue.wake(key, first=True)
         elif decision.wake_after is not None:
             self._queue.wake_after(key, decision.wake_after)
 
