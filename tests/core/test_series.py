@@ -1,22 +1,30 @@
-"""Packed samples: nothing but a list, and a tenth of it."""
+"""Packed samples: nothing but a list, and a twentieth of it."""
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Callable, MutableSequence
+import tracemalloc
+from collections.abc import Callable, Iterator, MutableSequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gemmaspec.core import series as packing
 from gemmaspec.core.acceptance import KEPT_SECONDS, MOST_SAMPLES, comparable, remember
 from gemmaspec.core.observation import Sample
 from gemmaspec.core.series import Series
 
-# Under traffic for as long as anything is kept, with K = 4: a thousand of these fit in 40 MiB.
-MOST_BYTES = 40_000
-VALUES = st.floats(min_value=0, max_value=1e15)
+# Under traffic for as long as anything is kept, with K = 4, all told: a thousand of these fit in 20 MiB.
+MOST_BYTES = 20_000
+VALUES = st.one_of(
+    st.floats(min_value=0, max_value=1e15),
+    st.integers(0, 300).map(float),
+    st.integers(0, 2**60).map(float),
+    st.integers(0, 10**9).map(lambda thousandths: thousandths / 1000),
+)
 SAMPLES = st.builds(Sample, *[VALUES] * 4, st.lists(VALUES, max_size=4).map(tuple), *[VALUES] * 5)
 STEPS = st.one_of(
     st.tuples(st.just("append"), SAMPLES),
@@ -32,12 +40,30 @@ def sample(seconds: float, drafts: float) -> Sample:
     return Sample(seconds, drafts, 4 * drafts, drafts, (drafts, 0.0, 0.0, 0.0), 2 * drafts, 0.0, drafts, drafts, 4.0)
 
 
+def traffic(rng: random.Random, count: int) -> Iterator[Sample]:
+    """A busy engine with eight streams, each five seconds: its counters as vLLM's, its times as a clock's."""
+    drafts, accepted, seconds = 1e6, [9e5, 7e5, 5e5, 4e5], 12.3
+    for i in range(count):
+        steps = rng.randrange(900, 1500)
+        drafts, seconds = drafts + steps, seconds + steps * rng.uniform(0.03, 0.04)
+        accepted = [count + int(steps * rng.uniform(0.3, 0.9)) for count in accepted]
+        at = round(1.8e9 + 5.0 * i + rng.uniform(0, 0.05), 3)
+        made = drafts + sum(accepted)
+        yield Sample(at, drafts, 4 * drafts, sum(accepted), tuple(accepted), made, 3.0 * i, seconds, drafts, 8.0)
+
+
 def test_traffic_of_half_an_hour_and_more_takes_few_bytes() -> None:
-    series, whole = Series(), list[Sample]()
-    for i in range(720):
-        whole.append(sample(5.0 * i, 3.0 * i))
-        remember(series, whole[-1], lambda: 120.0)
-    assert series.nbytes <= MOST_BYTES
+    whole = list(traffic(random.Random(3), 720))
+    gc.collect()
+    tracemalloc.start()
+    series = Series()
+    for one in whole:
+        remember(series, one, lambda: 120.0)
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken <= MOST_BYTES
+    assert series.nbytes < taken
     assert series[-MOST_SAMPLES:] == whole[-MOST_SAMPLES:], "and nothing of it is lost"
 
 
@@ -52,7 +78,16 @@ def test_what_is_kept_is_bounded_by_time_however_often_is_scraped(pause: float) 
     assert all(comparable(before, after) for before, after in pairwise(series))
 
 
-@given(st.lists(STEPS, max_size=12), st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([-2, -1, 1, 2]))
+@pytest.fixture(params=[(36, 24), (2, 1), (1, 3)])
+def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few open and closed samples that a handful is both."""
+    monkeypatch.setattr(packing, "OPEN_SAMPLES", request.param[0])
+    monkeypatch.setattr(packing, "CLOSED_SAMPLES", request.param[1])
+
+
+@pytest.mark.usefixtures("_few")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEPS, max_size=20), st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([-2, -1, 1, 2]))
 def test_a_series_is_a_list(steps: list[tuple[object, ...]], start: int, stop: int, step: int) -> None:
     packed, plain = Series(), list[Sample]()
     for made in steps:
@@ -64,13 +99,25 @@ def test_a_series_is_a_list(steps: list[tuple[object, ...]], start: int, stop: i
         assert _tried(packed.__getitem__, start) == _tried(plain.__getitem__, start)
 
 
+@pytest.mark.usefixtures("_few")
 def test_a_copy_stays_as_it_was() -> None:
-    series = Series([sample(1.0, 1.0), sample(2.0, 2.0)])
+    first, *others = [sample(float(i), float(i)) for i in range(100)]
+    series = Series([first, *others])
     copy = series.copy()
-    series.append(sample(3.0, 3.0))
+    series.append(sample(300.0, 3.0))
     del series[0]
-    assert copy == [sample(1.0, 1.0), sample(2.0, 2.0)]
-    assert series == [sample(2.0, 2.0), sample(3.0, 3.0)]
+    assert copy == [first, *others]
+    assert series == [*others, sample(300.0, 3.0)]
+
+
+@pytest.mark.usefixtures("_few")
+def test_those_since_a_moment_are_found_without_the_others() -> None:
+    plain = [sample(float(i // 2), float(i)) for i in range(200)]
+    series = Series(plain)
+    for gone in range(40):
+        for moment in (-1.0, 0.0, 17.5, 18.0, 50.0, 98.5, 99.0, 100.0):
+            assert series.since(moment) == [one for one in plain[gone:] if one.time >= moment], (gone, moment)
+        del series[0]
 
 
 def test_an_exposition_with_fewer_positions_keeps_them_few() -> None:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from operator import ge, sub
 
 from gemmaspec.core.observation import Sample
+from gemmaspec.core.series import Series
 
 # Two scrapes further apart than this many seconds have lost touch: what happened between them is not judged.
 MAX_GAP_SECONDS = 60.0
@@ -190,6 +191,8 @@ def _is_flat(before: Sample, between: Sample, after: Sample) -> bool:
 
 def recent(samples: Sequence[Sample], since: float) -> Sequence[Sample]:
     """Those of an engine's samples, which are in order of time, that are no older than ``since``."""
+    if isinstance(samples, Series):
+        return samples.since(since)
     return samples[bisect_left(samples, since, key=lambda sample: sample.time) :]
 
 
