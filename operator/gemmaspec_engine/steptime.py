@@ -290,6 +290,8 @@ class StepTimes:
         """Fill `ms` and `doubt`: cells from their own mean, gaps from the fit and their neighbours."""
         noise2, sqrt = self.noise * self.noise, math.sqrt
         unsure, count, mean, x, now = curve.unsure, curve.count, curve.mean, self._x, curve.age
+        # A shape that was measured, here before the curve was opened again or beside it, ages like a cell.
+        unseen = self.AGE_SEEN if unsure else self.AGE_UNSEEN
         seen = [i for i, n in enumerate(count) if n >= SEEN]
         off = {i: (mean[i] / scale[i] - 1.0) * count[i] / (count[i] + noise2 / cells[i]) for i in seen}
         ms, doubt = [], []
@@ -309,7 +311,7 @@ class StepTimes:
             right = seen[ahead] if ahead < len(seen) else -1
             ms.append(base * (1.0 + _between(i, left, right, off, x)))
             spread = cov[0] + cov[1] * x[i] + cov[2] * x[i] * x[i]
-            doubt.append(sqrt(max(spread, 0.0) + extra + (age / self.AGE_UNSEEN) ** 2))
+            doubt.append(sqrt(max(spread, 0.0) + extra + (age / unseen) ** 2))
         if not unsure and curve.age >= 3 and not count[0] and self.ks[0] == 0:
             # Everything is judged against K=0; no extrapolation replaces one look at it.
             doubt[0] = self.UNMEASURED

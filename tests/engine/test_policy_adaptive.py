@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -10,11 +11,14 @@ import time
 import pytest
 
 from gemmaspec_engine.policy import make
+from gemmaspec_engine.policy.adaptive import Adaptive
 from tests.engine.policy_play import Traffic, best, goodput
 
 H100_26B = (4.89, 7.35, 8.84, 10.0, 11.17, 12.3, 13.45, 14.6, 15.74)
 FLAT_31B = tuple(24.8 + 0.7 * k for k in range(9))
 CODE, PROSE = [0.85] * 8, [0.35] * 8
+LATE = 3
+"""Decisions after which an asynchronous engine tells what became of one."""
 
 
 def earned(traffic: Traffic, chosen: list[int]) -> float:
@@ -194,3 +198,43 @@ def test_a_call_is_quick(batch: int) -> None:
         policy.observe(batch, k, [min(k, a) for a in accepted], FLAT_31B[k], requests)
         spent.append(time.perf_counter_ns() - began)
     assert statistics.median(spent) < 400_000
+
+
+def late(policy: Adaptive, steps: int, rates: list[float], step_ms: tuple[float, ...], seed: int = 1) -> list[int]:
+    """One stream of an asynchronous engine: a result is known `LATE` decisions later, and a step is timed only where
+    the next one's decision was the same. Returns the K of each step."""
+    dice, chosen, under_way = random.Random(seed), [], []
+    for _ in range(steps):
+        k = policy.choose(1, ("r",))
+        chosen.append(k)
+        if under_way and under_way[-1][1] != k:
+            under_way[-1] = (*under_way[-1][:3], math.nan, under_way[-1][4])
+        length = next((i for i in range(k) if dice.random() >= rates[i]), k)
+        under_way.append((1, k, [length], step_ms[k] * dice.lognormvariate(0, 0.02), ("r",)))
+        if len(under_way) > LATE:
+            policy.observe(*under_way.pop(0))
+    return chosen
+
+
+def runs(chosen: list[int], k: int) -> list[int]:
+    """Lengths of the runs of decisions for ``k``."""
+    return [len(list(same)) for value, same in itertools.groupby(chosen) if value == k]
+
+
+def test_a_look_at_a_k_waits_for_its_result() -> None:
+    """In bad text nothing but K=0 pays: another K gets the two decisions that time one step, not five."""
+    policy = Adaptive(k_max=8, ks=(0, 1, 2, 4, 8))
+    late(policy, 400, [0.9] * 8, H100_26B)
+    chosen = late(policy, 6000, [0.25] * 8, H100_26B, seed=3)[500:]
+    looks = [length for k in (2, 4, 8) for length in runs(chosen, k)]
+    assert len(looks) > 5
+    assert max(looks) <= 2
+
+
+def test_a_surprising_probe_is_followed_once_its_result_is_known() -> None:
+    policy = Adaptive(k_max=8, ks=(0, 1, 2, 4, 8))
+    late(policy, 400, [0.9] * 8, H100_26B)
+    chosen = late(policy, 6000, [0.25] * 8, H100_26B, seed=3)[1000:]
+    probes = [step for step, k in enumerate(chosen) if k]
+    assert len(probes) > 20
+    assert sum(after - before == 1 for before, after in itertools.pairwise(probes)) < len(probes) / 3

@@ -92,3 +92,17 @@ def test_a_prior_is_believed_until_it_is_contradicted() -> None:
     assert times.predict(1, 4)[0] == pytest.approx(22.0, rel=0.05)
     with pytest.raises(ValueError, match="above zero"):
         StepTimes(GRID, prior={1: {0: 0.0}})
+
+
+def test_a_measured_shape_ages_slowly_after_a_shift() -> None:
+    """All steps a tenth longer: the curve opens again, and what was measured of its shape still stands later."""
+    ms_of = {0: 4.89, 1: 7.35, 2: 8.84, 4: 11.17, 8: 15.74}
+    times, dice = StepTimes((0, 1, 2, 4, 8)), random.Random(1)
+    for step in range(400):
+        k = (0, 1, 2, 4, 8)[step % 5]
+        times.observe(1, k, ms_of[k] * dice.lognormvariate(0, 0.01))
+    for _ in range(1500):
+        times.observe(1, 0, 1.12 * ms_of[0] * dice.lognormvariate(0, 0.01))
+    ms, doubt = times.predict(1, 8)
+    assert ms == pytest.approx(1.12 * ms_of[8], rel=0.05)
+    assert 0.1 < doubt < 0.45

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,7 +20,8 @@ class Adaptive(Policy):
 
     Both factors are learnt online (`Acceptance`, `StepTimes`) and scored optimistically: a K gains
     `TIME_BONUS` and `RATE_BONUS` standard deviations of what is not known about it, so it is tried while
-    trying can pay and left alone once it is known. K=0 shows nothing about acceptance, so there the drafter
+    trying can pay and left alone once it is known. Results come some steps late (`FLIGHT`), so what is
+    being looked at already counts as known. K=0 shows nothing about acceptance, so there the drafter
     is probed, one step at a time: the interval grows with the square root of how long nothing changed,
     the balance of the price of a probe against that of a late discovery. A CUSUM over accepted minus
     expected drafts notices a change of mix; what was learnt before it is then all but forgotten. A
@@ -53,6 +55,11 @@ class Adaptive(Policy):
     KEEP = 0.03
     FOLLOW = 0.7
     BURST, REFILL = 24.0, 0.25
+    FLIGHT = 3
+    """Decisions whose results may not have come: an asynchronous engine drafts what was decided in the step that is
+    prepared, verifies it in the next, and tells when the one after that is under way (docs/adr/0012)."""
+    LOOK = 2
+    """Decisions in a row that show a K: a step is timed where the one before drafted what it drafts."""
     REFRESH = 4
     WEAK_CONCENTRATION = 5.0
 
@@ -83,6 +90,7 @@ class Adaptive(Policy):
         self._interval = self.PROBE_FIRST
         self._since = 0
         self._budget = self.BURST
+        self._flight: deque[int] = deque(maxlen=self.FLIGHT)
         self._why: tuple[str, int, list[float], list[float]] | None = None
 
     @property
@@ -119,14 +127,25 @@ class Adaptive(Policy):
         else:
             self._quiet = 0
         self._why = (mode, batch, total, curve.ms)
-        return self._pay(k)
+        k = self._pay(k)
+        self._flight.append(k)
+        return k
 
     def _best(self, batch: int, total: list[float], ms: list[float], doubt: list[float]) -> int:
+        """The best score: the goodput that is expected, and for what is not known of it a bonus.
+
+        The best known K keeps its bonus; another one has none while `LOOK` decisions for it are under way: the look has
+        been taken, and only its result can change the score. (GP-BUCB does so where feedback is late: Desautels, Krause
+        and Burdick, JMLR 15, 2014.)
+        """
         best, best_score = self._allowed[0], -1.0
-        rate, stay = self._doubt, self._k
+        rate, stay, under_way = self._doubt, self._k, self._flight.count
         time_bonus, rate_bonus = self.TIME_BONUS, self.RATE_BONUS
-        for i, k in self._pairs:
-            score = (batch + total[k]) / ms[i] * (1.0 + time_bonus * doubt[i] + rate_bonus * rate[k])
+        expected = [(batch + total[k]) / ms[i] for i, k in self._pairs]
+        most = max(expected)
+        for (i, k), score in zip(self._pairs, expected, strict=True):
+            if score == most or under_way(k) < self.LOOK:
+                score *= 1.0 + time_bonus * doubt[i] + rate_bonus * rate[k]
             if k == stay:
                 score *= self.STICK
             if score > best_score:
@@ -136,7 +155,8 @@ class Adaptive(Policy):
     def _probe(self, ms: list[float]) -> int:
         """At K=0: the K to draft with in this step, or 0 to stay quiet."""
         self._quiet += 1
-        if self.mix.up <= self.FOLLOW and self._quiet < self._interval:
+        followed = self.mix.up > self.FOLLOW and not any(self._flight)
+        if not followed and self._quiet < self._interval:
             return 0
         self._quiet = 0
         first = ms[self._pairs[1][0]]
@@ -220,6 +240,7 @@ class Adaptive(Policy):
             "doubt": list(self._doubt),
             "mix": self.mix.export_state(),
             "pace": [self._interval, self._budget],
+            "flight": list(self._flight),
             "counters": [self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes],
         }
 
@@ -230,6 +251,7 @@ class Adaptive(Policy):
         self._doubt = [float(x) for x in state["doubt"]]
         self.mix.load_state(state["mix"])
         self._interval, self._budget = (float(x) for x in state["pace"])
+        self._flight = deque((int(k) for k in state.get("flight", ())), maxlen=self.FLIGHT)
         counters = (int(x) for x in state["counters"])
         self._k, self._countdown, self._idle, self._quiet, self._since, self.mix_changes = counters
         self._why = None
