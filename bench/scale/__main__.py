@@ -93,7 +93,7 @@ def _turn(stage: Site, subject: Subject, options: argparse.Namespace, found: dic
     usual = found.get("idle", {}).get("cpu_share", 0.0)
     if isinstance(subject, Ours):
         _part(found, "exposition", subject.exposition)
-        _part(found, "change", lambda: measure.changes(stage, subject, options.resources, "idle"))
+        _part(found, "change", lambda: measure.changes(stage, subject, options.resources, "idle", quiet=True))
     _part(found, "restart", lambda: measure.restart(stage, subject, usual, options.idle))
     if isinstance(subject, Ours):
         _part(found, "busy", lambda: measure.busy(stage, subject, options.idle, options.resources))

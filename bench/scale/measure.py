@@ -92,7 +92,7 @@ def busy(site: Site, subject: Subject, seconds: float, count: int) -> dict[str, 
     """Every engine serves requests: what that costs at first, when figures are published; edits meanwhile; and then."""
     with site.engines.traffic():
         first = _looked_on(site, subject, seconds)
-        change = changes(site, subject, count, "under traffic")
+        change = changes(site, subject, count, "under traffic", quiet=False)
         return {"first": first, "change": change, "then": _looked_on(site, subject, seconds)}
 
 
@@ -120,12 +120,14 @@ def _statuses(site: Site, subject: Subject) -> list[dict[str, Any]]:
     return [item.get("status", {}) for item in site.send("GET", f"{subject.collection}?limit=5")["items"]]
 
 
-def changes(site: Site, subject: Subject, count: int, label: str) -> dict[str, Any]:
+def changes(site: Site, subject: Subject, count: int, label: str, *, quiet: bool) -> dict[str, Any]:
     """Seconds from each of some edits among ``count`` to the first write that follows; None for one that was lost.
 
     label: what the edit writes, another at each call. late: what the controller said and did while one was late.
     """
     made = [_change(site, subject, number, label) for number in range(0, count, max(1, count // CHANGES))]
+    if quiet:  # else what a killed controller had still to write would be a write of its restart
+        _settle(site, subject)
     return {"seconds": [seconds for seconds, _ in made], "late": [late for _, late in made if late]}
 
 

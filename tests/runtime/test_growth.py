@@ -61,7 +61,9 @@ class Life:
         self.operator = Operator(Options())
         cache, queue = self.operator.cache, self.operator.queue
         cache._clock = clock.monotonic
-        self.scraper = Scraper(cast("Engines", FakeEngines(self.cluster)), cache, queue.wake, ROUND_SECONDS)
+        self.scraper = Scraper(
+            cast("Engines", FakeEngines(self.cluster)), cache, queue.wake, ROUND_SECONDS, look=queue.look
+        )
         cluster = cast("Cluster", self.cluster)
         self.worker = Worker(queue, cache, cluster, self.scraper, Settings(load(), FILES), clock.time)
         self.registry = CollectorRegistry()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gemmaspec.runtime.queue import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, Key, WakeQueue
+from gemmaspec.runtime.queue import FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS, LOOK_EVERY, Key, WakeQueue
 
 A, B, C = ("ns", "a"), ("ns", "b"), ("ns", "c")
 
@@ -171,6 +171,27 @@ async def test_what_somebody_waits_for_stays_first_until_it_is_done() -> None:
     queue.done(B)
     queue.wake(A)
     assert [await queue.take() for _ in range(2)] == [B, A], "and is as the others are then"
+
+
+async def test_looks_have_their_share_beside_what_waits_and_no_more() -> None:
+    queue = WakeQueue()
+    others, looks = ([("ns", f"{what}-{number}") for number in range(9)] for what in ("other", "look"))
+    for key in looks:
+        queue.look(key)
+    for key in others:
+        queue.wake(key)
+    queue.wake(looks[0])  # something else has happened to it: it is no look any more
+    queue.look(others[0])
+    queue.wake(A, first=True)
+    assert len(queue) == 19
+    taken = [await queue.take() for _ in range(19)]
+    assert taken[0] == A
+    assert [key in looks[1:] for key in taken[1:13]] == ([False] * (LOOK_EVERY - 1) + [True]) * 3
+    assert sorted(taken[1:]) == sorted([*others, *looks]), "and each of them once"
+    for key in (looks[0], looks[1]):
+        queue.look(key)
+        queue.done(key)
+    assert [await queue.take() for _ in range(2)] == looks[:2], "what is told during a pass is looked at after it"
 
 
 @pytest.mark.parametrize("workers", [1, 4])

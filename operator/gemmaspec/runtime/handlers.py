@@ -75,9 +75,8 @@ class Operator:
         """Connect, and start the workers; they wait until everything has been listed."""
         self._cluster = await Cluster.connect()
         await self._wait_for_definition(self._cluster)
-        scraper = Scraper(
-            self._engines, self.cache, self.queue.wake, self._options.scrape_seconds, self._token, self._window
-        )
+        wake, look, seconds = self.queue.wake, self.queue.look, self._options.scrape_seconds
+        scraper = Scraper(self._engines, self.cache, wake, seconds, self._token, self._window, look)
         self._scraper = scraper
         settings = Settings(
             load(),

@@ -1,7 +1,8 @@
 """A de-duplicating work queue: many events of one resource are one pass, and passes of one never overlap.
 
 What somebody waits for comes before all else: thousands of engines under traffic ask for a look each, and a look that
-renews figures is a write. An edit behind a round of these would wait for a minute.
+renews figures is a write. An edit behind a round of these would wait for a minute. Nor do engines that serve wait until
+thousands of others are made, or these for them: of what nobody waits for, looks have their share.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import OrderedDict
 
 Key = tuple[str, str]
 
+# While other passes wait too, one in so many is a look.
+LOOK_EVERY = 4
 FIRST_BACKOFF_SECONDS = 0.1
 LAST_BACKOFF_SECONDS = 60.0
 
@@ -21,6 +24,9 @@ class WakeQueue:
     def __init__(self) -> None:
         self._first: OrderedDict[Key, None] = OrderedDict()
         self._ready: OrderedDict[Key, None] = OrderedDict()
+        self._looks: OrderedDict[Key, None] = OrderedDict()
+        self._others = 0
+        """How many passes have come before the looks since the last one."""
         self._urgent: set[Key] = set()
         """Keys that were asked for first, and whose pass has not begun."""
         self._running: dict[Key, bool] = {}
@@ -33,7 +39,7 @@ class WakeQueue:
         self._held = False
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._ready)
+        return len(self._first) + len(self._ready) + len(self._looks)
 
     def hold(self) -> None:
         """Give out no key until ``release``: not all is known yet."""
@@ -56,13 +62,31 @@ class WakeQueue:
         elif key not in self._resting:
             self._enqueue(key)
 
+    def look(self, key: Key) -> None:
+        """Ask for a pass that nobody waits for: an engine has told new figures."""
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._resting and key not in self._first and key not in self._ready:
+            self._looks[key] = None
+            self._signal.set()
+
     def _enqueue(self, key: Key) -> None:
+        self._looks.pop(key, None)
         if key in self._urgent:
             self._ready.pop(key, None)
             self._first[key] = None  # one that waits keeps its place
         elif key not in self._first:
             self._ready[key] = None
         self._signal.set()
+
+    def _next(self) -> Key:
+        if self._first:
+            return self._first.popitem(last=False)[0]
+        if self._ready and (not self._looks or self._others + 1 < LOOK_EVERY):
+            self._others += 1
+            return self._ready.popitem(last=False)[0]
+        self._others = 0
+        return self._looks.popitem(last=False)[0]
 
     def wake_after(self, key: Key, seconds: float) -> None:
         """Ask for a pass in a while. The sooner of two such wishes holds."""
@@ -87,7 +111,7 @@ class WakeQueue:
         while self._held or not len(self):
             self._signal.clear()
             await self._signal.wait()
-        key, _ = (self._first or self._ready).popitem(last=False)
+        key = self._next()
         self._running[key] = key in self._urgent
         self._urgent.discard(key)
         self._unschedule(key)

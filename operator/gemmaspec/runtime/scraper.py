@@ -45,7 +45,9 @@ SILENT_SECONDS = 120.0
 
 
 class Scraper:
-    """Samples by pod. Wakes a resource when one of its engines has told something new."""
+    """Samples by pod. Wakes a resource when one of its engines has told something new; look: the same for new figures
+    alone, which nobody waits for.
+    """
 
     def __init__(
         self,
@@ -55,10 +57,12 @@ class Scraper:
         seconds: float,
         token_of: Callable[[Key], str] = lambda _: "",
         window_of: Callable[[Key], float] = lambda _: 0.0,
+        look: Callable[[Key], None] | None = None,
     ) -> None:
         self._engines = engines
         self._cache = cache
         self._wake = wake
+        self._look = look or wake
         self._seconds = seconds
         self._series: dict[str, Series] = {}
         self._told: dict[str, Told] = {}
@@ -298,7 +302,7 @@ class Scraper:
         idle = bool(series) and series[-1].generation_tokens == sample.generation_tokens
         remember(series, sample, lambda: self._window_of(key))
         if not idle:
-            self._wake(key)
+            self._look(key)
 
 
 def _says(report: Report) -> tuple[object, ...]:
