@@ -30,7 +30,7 @@ RESULTS: Final = ROOT / "bench" / "results"
 def main() -> int:
     """Run the benchmark."""
     options = _arguments()
-    subjects: list[Subject] = [Ours(options.key), LeaderWorkerSets(options.bare)]
+    subjects: list[Subject] = [Ours(options.key, options.scrape), LeaderWorkerSets(options.bare)]
     subjects = [subject for subject in subjects if options.only in (None, subject.name)]
     result: dict[str, Any] = {
         "command": f"python -m bench.scale {' '.join(sys.argv[1:])}".strip(),
@@ -70,6 +70,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["gemmaspec", "lws"])
     parser.add_argument("--idle", type=float, default=60.0, help="seconds to look at a controller with nothing to do")
+    parser.add_argument("--traffic", type=float, help="seconds of each of the two looks under traffic (as --idle)")
+    parser.add_argument("--scrape", type=float, default=5.0, help="seconds between two scrapes that ours is asked for")
     parser.add_argument("--key", type=Path, help="key file of the operator: K is then moved in the running engine")
     parser.add_argument("--bare", action="store_true", help="LeaderWorkerSets of one plain container, not of our pods")
     parser.add_argument("--dry", action="store_true", help="write no result")
@@ -90,13 +92,13 @@ def _turn(stage: Site, subject: Subject, options: argparse.Namespace, found: dic
     if not last:
         return
     _part(found, "idle", lambda: measure.idle(stage, subject, options.idle))
-    usual = found.get("idle", {}).get("cpu_share", 0.0)
+    usual, traffic = found.get("idle", {}).get("cpu_share", 0.0), options.traffic or options.idle
     if isinstance(subject, Ours):
         _part(found, "exposition", subject.exposition)
         _part(found, "change", lambda: measure.changes(stage, subject, options.resources, "idle", quiet=True))
     _part(found, "restart", lambda: measure.restart(stage, subject, usual, options.idle))
     if isinstance(subject, Ours):
-        _part(found, "busy", lambda: measure.busy(stage, subject, options.idle, options.resources))
+        _part(found, "busy", lambda: measure.busy(stage, subject, traffic, options.resources))
 
 
 def _part(found: dict[str, Any], name: str, look: Callable[[], dict[str, Any]]) -> None:

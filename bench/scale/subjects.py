@@ -84,8 +84,9 @@ class Ours:
         f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets",
     )
 
-    def __init__(self, key: Path | None = None) -> None:
+    def __init__(self, key: Path | None = None, scrape: float = 5.0) -> None:
         self._key = key
+        self._scrape = scrape
         with reserve_port() as held:
             self._metrics_port = int(held.getsockname()[1])
         self._sources: Path | None = None
@@ -105,6 +106,7 @@ class Ours:
             "GEMMASPEC_METRICS_PORT": str(self._metrics_port),
             "GEMMASPEC_HEALTH_PORT": "0",
             "GEMMASPEC_LOG_LEVEL": "WARNING",
+            "GEMMASPEC_SCRAPE_SECONDS": str(self._scrape),
             "GEMMASPEC_KEY_FILE": str(self._key) if self._key else "",
         }
         mark = _start(site, self.name, [sys.executable, "-m", "gemmaspec.runtime"], environment)

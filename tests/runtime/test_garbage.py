@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,25 @@ async def test_what_refers_to_itself_goes(monkeypatch: pytest.MonkeyPatch) -> No
         while any(isinstance(one, Failed) for one in gc.get_objects()):
             await asyncio.sleep(0.01)
     task.cancel()
+
+
+async def test_what_was_freed_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "EVERY_SECONDS", 0.01)
+    held = [bytearray(b"x" * 4000) for _ in range(20_000)]
+    kept = held[::100]  # holes below them are not given back by free alone
+    full = resident()
+    del held
+    task = asyncio.create_task(garbage.collect())
+    async with asyncio.timeout(60):
+        while resident() > full - 40:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    assert len(kept) == 200
+
+
+def resident() -> float:
+    """Resident memory of this process, MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def test_what_modules_hold_is_left_out() -> None:
