@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from soak.memory import Watcher, slope
 from soak.page import Report, page, wrongs
 from stories import NAMESPACE, PORT, Site, two_boxes
 from testbed.progress import say
-from traffic import Traffic
+from traffic import Call, Traffic
 
 _RESULT: Final = Path(__file__).resolve().parents[2] / "bench" / "results" / "soak.md"
 _EVIDENCE: Final = Path(__file__).resolve().parents[2] / "out" / "soak"
@@ -37,6 +38,10 @@ _PAUSE: Final = 1.0  # seconds between answer and next request: engines have to 
 _TOKENS: Final = 48
 _MIX_SECONDS: Final = 300.0  # after which clients ask for the other kind of text
 _BETWEEN: Final = (20.0, 60.0)  # seconds of peace between two faults
+# After one of the API server: until all of Kubernetes watches again. A client of client-go that was cut off tries again
+# after up to 30 s and as much again by chance (`tools/cache`, the reflector's backoff); until kube-proxy and the
+# controller of endpoints do, a Service leads to an engine that was killed meanwhile.
+_WATCHING_AGAIN: Final = 60.0
 # Kills of the operator, and of the box that it is on, come in this first share of the time: what follows is one
 # long life, in which growth would show.
 _OPERATORS_SHARE: Final = 0.4
@@ -120,9 +125,10 @@ def _disturb(faults: Faults, traffic: Traffic, options: argparse.Namespace) -> N
     begun = time.monotonic()
     end = begun + 60 * options.minutes
     bag: list[str] = []
+    told, kind = 0, ""
     while True:
         traffic.code_share = float(int((time.monotonic() - begun) / _MIX_SECONDS) % 2 == 0)
-        pause = dice.uniform(*_BETWEEN)
+        pause = max(dice.uniform(*_BETWEEN), _WATCHING_AGAIN if kind.startswith("API server") else 0.0)
         if time.monotonic() + pause >= end:
             time.sleep(max(0.0, end - time.monotonic()))
             return
@@ -138,8 +144,18 @@ def _disturb(faults: Faults, traffic: Traffic, options: argparse.Namespace) -> N
         summary = traffic.summary()
         say(f"{kind}: {done.what}; as before after {done.recovered:.0f} s; {summary.ok} ok, {summary.failed} failed")
         lost = account(list(traffic.calls), faults.kills).lost
-        if lost:
-            say(f"{len(lost)} lost so far, the last one: {lost[-1]}")
+        if len(lost) > told:
+            told = _tell(lost[told:], len(lost), faults)
+
+
+def _tell(lost: Sequence[Call], total: int, faults: Faults) -> int:
+    """What was lost since the last fault, and all logs while they are there. Returns how many were lost in all."""
+    for call in lost:
+        say(f"lost: {call}")
+    say(f"kills: {', '.join(f'{kill.asked:.2f} to {kill.done:.2f}' for kill in faults.kills)}")
+    folder = _EVIDENCE / f"{total}-lost"
+    say(f"evidence: {collect(faults.site.own, folder, [NAMESPACE, faults.site.operator.namespace])}")
+    return total
 
 
 def _away_from_operator(faults: Faults, number: int) -> int:
