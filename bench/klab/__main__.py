@@ -29,6 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--drafts", type=float, default=3e7, help="drafts of the false-alarm run (default 3e7)")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "klab", help="plots and the full JSON")
+    parser.add_argument("--late", type=int, default=0, help="steps by which results are late (0)")
     parser.add_argument("--no-write", action="store_true", help="leave bench/results and docs/policy.md alone")
     return parser.parse_args()
 
@@ -57,12 +58,13 @@ def main() -> int:
     args, began = _arguments(), time.monotonic()
     todo = jobs(args.held_out, args.seeds)
     _say(f"{len(todo)} traces, {args.workers} workers …")
-    scores = play_all(todo, args.workers)
+    scores = play_all(todo, args.workers, args.late)
     public = [score for score in scores if not score.trace.startswith("random-")]
     held = [score for score in scores if score.trace.startswith("random-")]
     found, delays = _detectors(int(args.drafts))
     data: dict[str, Any] = {
-        "command": f"python -m bench.klab --held-out {args.held_out} --seeds {args.seeds} --drafts {args.drafts:g}",
+        "command": f"python -m bench.klab --held-out {args.held_out} --seeds {args.seeds} --drafts {args.drafts:g}"
+        + (f" --late {args.late}" if args.late else ""),
         "python": platform.python_version(),
         "public": [asdict(score) for score in public],
         "summary": {"public": summary(public), "random": summary(held) if held else {}},

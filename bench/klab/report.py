@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,30 @@ def _score(trace: Trace, policy: str, outcomes: Sequence[Outcome]) -> Score:
     )
 
 
-def play_trace(job: tuple[Trace, tuple[int, ...], tuple[str, ...]]) -> list[Score]:
-    """All policies, and the best static K, over one trace with each of its seeds."""
+def play_trace(job: tuple[Trace, tuple[int, ...], tuple[str, ...]], late: int = 0) -> list[Score]:
+    """All policies, and the best static K, over one trace with each of its seeds; results come `late` steps late."""
     trace, seeds, names = job
     runs = [expand(trace, seed) for seed in seeds]
     scores = []
     for name in names:
         made = (make(name, k_max=trace.k_max, ks=trace.ks) for _ in runs)
-        scores.append(_score(trace, name, [play(policy, run) for policy, run in zip(made, runs, strict=True)]))
+        scores.append(
+            _score(trace, name, [play(policy, run, lag=late) for policy, run in zip(made, runs, strict=True)])
+        )
     static = 100 * statistics.mean(best_static(run) for run in runs)
     scores.append(Score(trace.name, "best static K", static, 0.0, 0.0, 0.0))
     return scores
 
 
-def play_all(jobs: Iterable[tuple[Trace, tuple[int, ...], tuple[str, ...]]], workers: int) -> list[Score]:
+def play_all(
+    jobs: Iterable[tuple[Trace, tuple[int, ...], tuple[str, ...]]], workers: int, late: int = 0
+) -> list[Score]:
     """Every job, in `workers` processes."""
+    play_one = partial(play_trace, late=late)
     if workers <= 1:
-        return [score for job in jobs for score in play_trace(job)]
+        return [score for job in jobs for score in play_one(job)]
     with ProcessPoolExecutor(workers) as pool:
-        return [score for scores in pool.map(play_trace, jobs) for score in scores]
+        return [score for scores in pool.map(play_one, jobs) for score in scores]
 
 
 def jobs(held_out: int, seeds: int, names: tuple[str, ...] = NAMES, steps: float = 900.0) -> list[Any]:
