@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ PATIENT: Final = (f"--node-monitor-grace-period={2 * NODE_LEASE_SECONDS}s",)
 # Pods' addresses, all of which are this machine's for as long as the stage stands: what is set apart for benchmarks
 # (RFC 2544). Endpoints may not hold addresses of the loopback, and the controllers that write them would never rest.
 PODS: Final = "198.18.0.0/15"
+LOCK: Final = Path(tempfile.gettempdir()) / "gemmaspec-scale.lock"
 EXPOSITION: Final = HERE.parents[1] / "tests/data/metrics-vllm-0.32.txt"
 
 
@@ -61,12 +64,17 @@ def site(nodes: int) -> Iterator[Site]:
 
 @contextmanager
 def _addresses() -> Iterator[None]:
-    """Answer for the pods' addresses. Takes root."""
-    subprocess.run(["ip", "route", "replace", "local", PODS, "dev", "lo"], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["ip", "route", "del", "local", PODS, "dev", "lo"], check=True)
+    """Answer for the pods' addresses, one stage at a time on a machine. Takes root."""
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another stage has the pods' addresses: it holds {LOCK}") from None
+        subprocess.run(["ip", "route", "replace", "local", PODS, "dev", "lo"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["ip", "route", "del", "local", PODS, "dev", "lo"], check=True)
 
 
 @dataclass
