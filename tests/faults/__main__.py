@@ -51,7 +51,7 @@ def main() -> int:
         results = table.play()
         engines.close()
         stage.close()
-    ledger.add({"part": time.monotonic() - began})
+        ledger.add({"part": time.monotonic() - began})
     seconds = [entry["part"] for entry in ledger.entries if "part" in entry]
     text = render(results, table.left_out, seconds)
     print(text)
