@@ -107,7 +107,7 @@ def test_many_changes_under_load_change_no_text(
     own = sorted(wait.between for wait in waits)
     assert statistics.median(own) < 100
     if changes == 200:  # as promised; a gate's machine may stand still for a moment
-        assert own[int(0.95 * changes)] < 100
+        assert own[-1] < 100
     for found in traffic.rounds:
         assert [completion.finished for completion in found] == ["length"] * TEXTS
         assert [completion.tokens for completion in found] == [completion.tokens for completion in greedy]
