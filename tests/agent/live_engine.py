@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -80,8 +81,7 @@ class LiveEngine:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
 
-def complete(engine: serving.Engine, text: str, tokens: int, seconds: float = 120.0, **more: Any) -> Completion:
-    """One greedy completion, streamed. Raises when the stream breaks off or the engine answers an error."""
+def _request(engine: serving.Engine, text: str, tokens: int, **more: Any) -> urllib.request.Request:
     body = {
         "model": serving.SERVED_NAME,
         "prompt": text,
@@ -93,7 +93,24 @@ def complete(engine: serving.Engine, text: str, tokens: int, seconds: float = 12
         **more,
     }
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{engine.url}/v1/completions", json.dumps(body).encode(), headers)
+    return urllib.request.Request(f"{engine.url}/v1/completions", json.dumps(body).encode(), headers)
+
+
+@contextmanager
+def asked(engine: serving.Engine, text: str, tokens: int) -> Iterator[None]:
+    """A completion that nobody waits for: its client hangs up at the block's end."""
+    request = _request(engine, text, tokens, stream=False)
+    client = http.client.HTTPConnection(request.host, timeout=120)
+    try:
+        client.request("POST", request.selector, request.data, dict(request.header_items()))
+        yield
+    finally:
+        client.close()
+
+
+def complete(engine: serving.Engine, text: str, tokens: int, seconds: float = 120.0, **more: Any) -> Completion:
+    """One greedy completion, streamed. Raises when the stream breaks off or the engine answers an error."""
+    request = _request(engine, text, tokens, **more)
     pieces: list[str] = []
     ids: list[int] = []
     finished = None
