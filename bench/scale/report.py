@@ -23,10 +23,8 @@ def page(result: Row) -> str:
         "|---|---|---|---|---|---|---|---|---|",
         *(_round(found) for found in result["rounds"]),
     ]
-    if ours and theirs:
-        pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if "converge" in a and "converge" in b]
-        ratios = [a["converge"]["seconds"] / b["converge"]["seconds"] for a, b in pairs]
-    if ours and theirs and ratios:
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if "converge" in a and "converge" in b]
+    if ratios := [a["converge"]["seconds"] / b["converge"]["seconds"] for a, b in pairs]:
         lines += ["", f"Time to ready, ours over LeaderWorkerSet's, median of rounds: {statistics.median(ratios):.2f}."]
     for found in result["rounds"]:
         lines += _looked_at(found)

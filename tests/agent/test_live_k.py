@@ -230,7 +230,7 @@ def test_grammar_abort_and_cached_prefix_beside_changes(live: LiveEngine, greedy
         ]
         for i in range(4):
             with asked(live.engine, prompts(4)[i], 900):
-                wait_for(lambda: live.status()["progress"]["unfinished"] or None, "the request runs", 60, every=0.02)
+                _until(lambda: live.status()["progress"]["unfinished"] > 0, 60, "the request runs")
             _until(lambda: live.status()["progress"]["unfinished"] == 0, 60, "the aborted request is gone")
         again = [complete(live.engine, prompts(TEXTS)[1], TOKENS) for _ in range(3)]
     finally:

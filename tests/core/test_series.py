@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator, MutableSequence
-from itertools import pairwise
+from collections.abc import Callable, MutableSequence
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.scale.memory import traffic
 from gemmaspec.core import series as packing
 from gemmaspec.core.acceptance import KEPT_SECONDS, MOST_SAMPLES, comparable, remember
 from gemmaspec.core.observation import Sample
@@ -39,18 +40,6 @@ def sample(seconds: float, drafts: float) -> Sample:
     return Sample(seconds, drafts, 4 * drafts, drafts, (drafts, 0.0, 0.0, 0.0), 2 * drafts, 0.0, drafts, drafts, 4.0)
 
 
-def traffic(rng: random.Random, count: int) -> Iterator[Sample]:
-    """A busy engine with eight streams, each five seconds: its counters as vLLM's, its times as a clock's."""
-    drafts, accepted, seconds = 1e6, [9e5, 7e5, 5e5, 4e5], 12.3
-    for i in range(count):
-        steps = rng.randrange(900, 1500)
-        drafts, seconds = drafts + steps, seconds + steps * rng.uniform(0.03, 0.04)
-        accepted = [count + int(steps * rng.uniform(0.3, 0.9)) for count in accepted]
-        at = round(1.8e9 + 5.0 * i + rng.uniform(0, 0.05), 3)
-        made = drafts + sum(accepted)
-        yield Sample(at, drafts, 4 * drafts, sum(accepted), tuple(accepted), made, 3.0 * i, seconds, drafts, 8.0)
-
-
 def taken(series: Series) -> int:
     """Bytes of all that a series is made of."""
     blocks = series._state.blocks
@@ -59,7 +48,7 @@ def taken(series: Series) -> int:
 
 
 def test_traffic_of_half_an_hour_and_more_takes_few_bytes() -> None:
-    whole, series = list(traffic(random.Random(3), 720)), Series()
+    whole, series = list(islice(traffic(random.Random(3)), 720)), Series()
     for one in whole:
         remember(series, one, lambda: 120.0)
     assert series.nbytes < taken(series) <= MOST_BYTES

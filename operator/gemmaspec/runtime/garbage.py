@@ -23,11 +23,15 @@ def leave_out_modules() -> None:
     gc.freeze()
 
 
+def give_back() -> None:
+    """Memory that was freed, to the machine; where the C library has no way to, nothing happens."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's alone
+        trim(0)
+
+
 async def collect() -> None:
     """Collect now and then, for ever."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
     while True:
         await asyncio.sleep(EVERY_SECONDS)
         gc.collect()
-        if trim is not None:
-            trim(0)
+        give_back()
