@@ -58,6 +58,11 @@ class Engine:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 
+    def steps(self) -> dict[str, int]:
+        """K → decode steps so far."""
+        per_k = self.ask("GET", "/status")["steps"]["perK"]
+        return {k: int(tally["steps"]) for k, tally in per_k.items()}
+
     def follow(self, policy: str) -> None:
         """From now on this policy decides."""
         if policy == "adaptive":
@@ -120,7 +125,7 @@ def measure(live: Engine, rounds: int, seconds: float, facts: dict[str, Any]) ->
                         traffic.begin_again(100 * number + turn)
                         live.follow(policy)
                         time.sleep(SETTLE_SECONDS)
-                        row = block(live.served, traffic)
+                        row = block(live, traffic)
                         rows.append({"round": number, "turn": turn, "policy": policy, "phase": kind, **row})
             if traffic.summary().failed:
                 raise RuntimeError(f"{traffic.summary().failed} requests failed")
@@ -131,12 +136,13 @@ def measure(live: Engine, rounds: int, seconds: float, facts: dict[str, Any]) ->
     return rows
 
 
-def block(served: serving.Engine, traffic: Traffic) -> dict[str, float]:
-    """Tokens per second of the next turn, and per second of processor time of the engine."""
-    begun, total, spent = time.monotonic(), traffic.meter.total, served.cpu_seconds()
+def block(live: Engine, traffic: Traffic) -> dict[str, Any]:
+    """Tokens per second of the next turn, and per second of processor time of the engine; its steps by K."""
+    before, begun, total, spent = live.steps(), time.monotonic(), traffic.meter.total, live.served.cpu_seconds()
     time.sleep(TURN_SECONDS)
-    tokens, cpu = traffic.meter.total - total, served.cpu_seconds() - spent
-    return {"tok_s": round(tokens / (time.monotonic() - begun), 2), "tok_cpu_s": round(tokens / max(cpu, 0.01), 2)}
+    tokens, cpu, took = traffic.meter.total - total, live.served.cpu_seconds() - spent, time.monotonic() - begun
+    steps = {k: after - before.get(k, 0) for k, after in live.steps().items()}
+    return {"tok_s": round(tokens / took, 2), "tok_cpu_s": round(tokens / max(cpu, 0.01), 2), "steps": steps}
 
 
 def overhead(environment: Path, folder: Path, rounds: int, seconds: float) -> list[dict[str, Any]]:

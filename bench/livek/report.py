@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -106,9 +107,22 @@ def write(rows: list[Row], machine: Row, rounds: int, seconds: float, status: Ro
         both = name if name == other else f"{name} (processor time: {other})"
         cells = [f"{100 * mean:.1f} ± {100 * half:.1f} %" for mean, half in (clock, cpu)]
         lines.append(f"| {both} | " + " | ".join(cells) + " |")
-    lines += ["", "![tokens per second](livek.svg)"]
+    lines += ["", f"Steps of `adaptive` by K: {_chosen(rows, phases)}.", "", "![tokens per second](livek.svg)"]
     (OUT / "livek.md").write_text("\n".join(lines) + "\n")
     _plot(found, policies, phases)
+
+
+def _chosen(rows: list[Row], phases: list[str]) -> str:
+    """What `adaptive` did: the share of its steps at each K, phase by phase."""
+    said = []
+    for phase in phases:
+        steps: Counter[str] = Counter()
+        for row in rows:
+            if (row["policy"], row["phase"]) == ("adaptive", phase):
+                steps.update(row["steps"])
+        shares = (f"{100 * steps[k] / max(steps.total(), 1):.0f} % at {k}" for k in sorted(steps, key=int))
+        said.append(f"{phase}: " + ", ".join(shares))
+    return "; ".join(said)
 
 
 def _plot(found: dict[tuple[str, str], list[float]], policies: list[str], phases: list[str]) -> None:
