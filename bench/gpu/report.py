@@ -261,10 +261,12 @@ def _whole_run(own: list[Row], static: list[str]) -> list[str]:
                     shares.append(rate[policy] / max(rate[name] for name in static))
             if len(shares) == len(phases):
                 ratios[policy].append(100 * statistics.fmean(shares))
+    mean, half = interval(ratios["adaptive"])
     return [
         "Mean share of the phase's best static K over a whole round (per round: "
         + "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in values)} %" for name, values in ratios.items())
-        + ")."
+        + ")"
+        + (f"; `adaptive`: {mean:.1f} ± {half:.1f} %." if half < math.inf else ".")
     ]
 
 
