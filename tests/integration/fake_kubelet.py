@@ -131,7 +131,7 @@ class FakeKubelet:
 
 def _agent(pod: Mapping[str, Any]) -> str:
     """Configuration of the agent in the pod's engine; empty where it has none."""
-    found = [v for v in pod["spec"]["containers"][0]["env"] if v["name"] == "GEMMASPEC_AGENT"]
+    found = [v for v in pod["spec"]["containers"][0].get("env", ()) if v["name"] == "GEMMASPEC_AGENT"]
     return str(found[0]["value"]) if found else ""
 
 

@@ -64,7 +64,7 @@ def test_an_engine_that_starts_slowly_is_waited_for_and_judged_by_nothing(runnin
     running.kubelet.script = lambda _: Report()
     running.apply()
     running.until(lambda: running.is_condition("Ready", "False", "Starting"), "starting", 10)
-    pods = {pod["metadata"]["uid"] for pod in running.all("pods")}
+    pods = running.until(lambda: {pod["metadata"]["uid"] for pod in running.all("pods")}, "pods", 10)
     running.quiet(2.0)
     assert running.is_condition("Stalled", "False")
     assert running.is_condition("Reconciling", "True")
