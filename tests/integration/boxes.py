@@ -32,7 +32,7 @@ class Boxes:
 
     def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """A request that must succeed; returns the answer."""
-        code, answer = self._api.send(method, path, body, kind)
+        code, answer = self._api.send(method, path, body, kind, 60.0)
         assert code < 300, f"{method} {path}: {code}: {answer.decode(errors='replace')}"
         return dict(json.loads(answer))
 

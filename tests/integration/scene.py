@@ -84,14 +84,14 @@ class Scene:
 
     def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """A request that must succeed; returns the answer."""
-        code, answer = self.api.send(method, path, body, kind)
+        code, answer = self.api.send(method, path, body, kind, _LEAST_SECONDS)
         if code >= 300:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return dict(json.loads(answer))
 
     def try_send(self, method: str, path: str, body: Any) -> int:
         """HTTP status of a request that may meet a conflict (409), and must succeed otherwise."""
-        code, answer = self.api.send(method, path, body)
+        code, answer = self.api.send(method, path, body, seconds=_LEAST_SECONDS)
         if code >= 300 and code != 409:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return code
@@ -237,7 +237,7 @@ class Scene:
 
     def clear(self) -> None:
         """Delete the resources, and wait a moment for their pods to go."""
-        self.api.send("DELETE", self.path("gemmaspecdeploys"))
+        self.api.send("DELETE", self.path("gemmaspecdeploys"), seconds=_LEAST_SECONDS)
         self.kubelet.termination_seconds = 0.0
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: not self.all("pods"), "the end of the pods", 5)

@@ -55,7 +55,7 @@ class Stage:
     def scene(self, operator: Callable[[str], OperatorProcess], engines: FakeEngines) -> Scene:
         """A scene in a new namespace, with the operator that is given for it."""
         namespace = f"scene-{next(_numbers)}"
-        self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}}, seconds=60.0)
         kubelet = FakeKubelet(self.api, namespace, engines, GOOD)
         kubelet.start()
         return Scene(self.plane, self.api, namespace, operator(namespace), kubelet, engines)
