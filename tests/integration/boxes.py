@@ -11,6 +11,7 @@ from testbed.api import Api
 from testbed.deadline import wait_for
 from testbed.kwok import Box, Kwok
 from tests.integration.operator_process import OperatorProcess
+from tests.integration.scene import LEAST_SECONDS
 
 RESOURCES = "/apis/gemmaspec.io/v1alpha1/namespaces/{}/gemmaspecdeploys"
 SECONDS = 20.0
@@ -32,7 +33,7 @@ class Boxes:
 
     def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """A request that must succeed; returns the answer."""
-        code, answer = self._api.send(method, path, body, kind, 60.0)
+        code, answer = self._api.send(method, path, body, kind, LEAST_SECONDS)
         assert code < 300, f"{method} {path}: {code}: {answer.decode(errors='replace')}"
         return dict(json.loads(answer))
 

@@ -32,7 +32,8 @@ NAME = "tried"
 OWNED = "gemmaspec.io/deploy"
 
 
-_LEAST_SECONDS = 60.0
+LEAST_SECONDS = 60.0
+"""What a busy machine is given at least, where nothing is promised."""
 
 
 class Scene:
@@ -69,7 +70,7 @@ class Scene:
     def _read(self, path: str) -> Any:
         """The object, or None; a busy machine's API server may take its time."""
         try:
-            code, body = self.api.get(path, _LEAST_SECONDS)
+            code, body = self.api.get(path, LEAST_SECONDS)
         except (OSError, http.client.HTTPException):
             return None
         return json.loads(body) if code == 200 else None
@@ -84,14 +85,14 @@ class Scene:
 
     def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> dict[str, Any]:
         """A request that must succeed; returns the answer."""
-        code, answer = self.api.send(method, path, body, kind, _LEAST_SECONDS)
+        code, answer = self.api.send(method, path, body, kind, LEAST_SECONDS)
         if code >= 300:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return dict(json.loads(answer))
 
     def try_send(self, method: str, path: str, body: Any) -> int:
         """HTTP status of a request that may meet a conflict (409), and must succeed otherwise."""
-        code, answer = self.api.send(method, path, body, seconds=_LEAST_SECONDS)
+        code, answer = self.api.send(method, path, body, seconds=LEAST_SECONDS)
         if code >= 300 and code != 409:
             raise AssertionError(f"{method} {path}: {code}: {answer.decode(errors='replace')}")
         return code
@@ -103,7 +104,7 @@ class Scene:
             f"{path}?fieldManager=user&force=true&fieldValidation=Strict",
             body,
             "application/apply-patch+yaml",
-            _LEAST_SECONDS,
+            LEAST_SECONDS,
         )
         return code, answer.decode(errors="replace")
 
@@ -171,7 +172,7 @@ class Scene:
         seconds: what it takes at most on a machine that is not overloaded. Nothing is promised by it (what is, is
         measured), so that a slow machine gets more.
         """
-        return wait_for(probe, what, max(seconds, _LEAST_SECONDS), every=0.1, fail=self.story)
+        return wait_for(probe, what, max(seconds, LEAST_SECONDS), every=0.1, fail=self.story)
 
     def never(self, probe: Callable[[], Any], what: str, seconds: float) -> None:
         """Look for so long that something does not happen."""
@@ -237,7 +238,7 @@ class Scene:
 
     def clear(self) -> None:
         """Delete the resources, and wait a moment for their pods to go."""
-        self.api.send("DELETE", self.path("gemmaspecdeploys"), seconds=_LEAST_SECONDS)
+        self.api.send("DELETE", self.path("gemmaspecdeploys"), seconds=LEAST_SECONDS)
         self.kubelet.termination_seconds = 0.0
         with contextlib.suppress(TimeoutError):
             wait_for(lambda: not self.all("pods"), "the end of the pods", 5)

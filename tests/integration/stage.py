@@ -15,7 +15,7 @@ from testbed.deadline import wait_for
 from tests.integration.fake_engine import GOOD, FakeEngines
 from tests.integration.fake_kubelet import FakeKubelet, FakeNode
 from tests.integration.operator_process import OperatorProcess
-from tests.integration.scene import Scene
+from tests.integration.scene import LEAST_SECONDS, Scene
 
 SERVED = "/apis/gemmaspec.io/v1alpha1/gemmaspecdeploys"
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ class Stage:
     def scene(self, operator: Callable[[str], OperatorProcess], engines: FakeEngines) -> Scene:
         """A scene in a new namespace, with the operator that is given for it."""
         namespace = f"scene-{next(_numbers)}"
-        self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}}, seconds=60.0)
+        self.api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}}, seconds=LEAST_SECONDS)
         kubelet = FakeKubelet(self.api, namespace, engines, GOOD)
         kubelet.start()
         return Scene(self.plane, self.api, namespace, operator(namespace), kubelet, engines)
